@@ -1,0 +1,50 @@
+# One environment for everything; `make demo` and `make test` set it up by themselves.
+VENV ?= .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+ROOMS := exporter runtimes quantization evaluation
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint typecheck bench interop wheel clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+install: $(STAMP) ## set up .venv with everything that development needs
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	for room in $(ROOMS); do ln -sfn ../$$room codegen_edge/$$room; done
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $(STAMP)
+
+demo: $(STAMP) ## export a checkpoint, prove it equal, generate with it
+	$(BIN)/python benchmarks/demo.py
+
+test: $(STAMP) ## run the test suite
+	$(BIN)/python -m pytest
+
+lint: $(STAMP) ## check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+typecheck: $(STAMP) ## check types, strictly
+	$(BIN)/mypy
+	$(BIN)/mypy tests benchmarks
+
+bench: $(STAMP) ## measure export memory and 350M parity into benchmarks/results/
+	$(BIN)/python benchmarks/export_memory.py
+	$(BIN)/python benchmarks/parity_350m.py
+
+interop: $(STAMP) ## generate from one bundle with optimum-onnx and transformers.js, each in its own environment
+	$(BIN)/python benchmarks/interop/run.py
+
+wheel: $(STAMP) ## build dist/*.whl
+	$(BIN)/python -m build --wheel
+	@ls dist
+
+clean: ## remove everything that the targets made
+	rm -rf $(VENV) build dist *.egg-info .interop .demo .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -f $(addprefix codegen_edge/,$(ROOMS))

@@ -1,0 +1,201 @@
+"""The bundle: a folder that runs anywhere, and `bundle.json`, which says what it holds and vouches for every byte."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, get_args
+
+from codegen_edge import contract
+from codegen_edge.errors import BundleError, IntegrityError
+from codegen_edge.model_config import ModelConfig, read_json_object
+from codegen_edge.storage import replace_file, sha256_of
+
+FORMAT_VERSION = 1
+MANIFEST_FILE = "bundle.json"
+TOKENIZER_FILE = "tokenizer.json"
+
+Check = Literal["full", "size"]
+CHECKS: tuple[Check, ...] = get_args(Check)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FileRecord:
+    """Size and hash of one file, as it was exported."""
+
+    size_bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """The checkpoint that a bundle was made of.
+
+    Attributes:
+        name: the hub id, or the name of the local folder (never its path).
+        revision: the hub's commit, or None for a local folder.
+        sha256: hash over the config and the weight files, each by name and content.
+        weights_dtype: dtype of the stored weights, for example "float16".
+        mended: what was put right in its files, one sentence each.
+    """
+
+    name: str
+    revision: str | None
+    sha256: str
+    weights_dtype: str
+    mended: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """The content of `bundle.json`.
+
+    Attributes:
+        task: what the graph computes.
+        target: which operators it is made of.
+        precision: how its weights are stored, for example "fp32".
+        model: the model's shape.
+        source: the checkpoint that it was made of.
+        tools: versions of the programs that made it.
+        files: every other file of the bundle by its relative path.
+        parity: the verdict of the last verification, or None when it was never verified.
+    """
+
+    task: contract.Task
+    target: contract.Target
+    precision: str
+    model: ModelConfig
+    source: Source
+    tools: dict[str, str]
+    files: dict[str, FileRecord]
+    parity: dict[str, Any] | None = None
+
+    def to_json(self) -> bytes:
+        """Serialize as indented JSON with a final newline."""
+        fields = {"format_version": FORMAT_VERSION, **asdict(self)}
+        return (json.dumps(fields, indent=2, ensure_ascii=False) + "\n").encode()
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> Manifest:
+        """Read the parsed `bundle.json`; raise BundleError on a newer format or a malformed field."""
+        version = fields.get("format_version")
+        if version != FORMAT_VERSION:
+            raise BundleError(
+                f"{MANIFEST_FILE} has format version {version!r}, this codegen-edge reads {FORMAT_VERSION}; "
+                "upgrade codegen-edge or export the checkpoint again"
+            )
+        try:
+            source = dict(fields["source"])
+            source["mended"] = tuple(source.get("mended", ()))
+            manifest = cls(
+                task=fields["task"],
+                target=fields["target"],
+                precision=fields["precision"],
+                model=ModelConfig(**fields["model"]),
+                source=Source(**source),
+                tools=dict(fields["tools"]),
+                files={name: FileRecord(**record) for name, record in fields["files"].items()},
+                parity=fields.get("parity"),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as exc:
+            raise BundleError(
+                f"{MANIFEST_FILE} is malformed ({exc}); export the checkpoint again"
+            ) from exc
+        if manifest.task not in contract.TASKS or manifest.target not in contract.TARGETS:
+            raise BundleError(
+                f"{MANIFEST_FILE} names task {manifest.task!r} and target {manifest.target!r}, which this "
+                "codegen-edge does not know; upgrade it"
+            )
+        return manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """An opened bundle; its files have been checked against its manifest."""
+
+    path: Path
+    manifest: Manifest
+
+    @property
+    def model_path(self) -> Path:
+        """The ONNX graph."""
+        return self.path / contract.MODEL_FILE
+
+    @property
+    def tokenizer_path(self) -> Path:
+        """The tokenizer in the format of the tokenizers library."""
+        return self.path / TOKENIZER_FILE
+
+    @property
+    def size_bytes(self) -> int:
+        """Size of all files that the manifest lists."""
+        return sum(record.size_bytes for record in self.manifest.files.values())
+
+    def require_task(self, task: contract.Task) -> None:
+        """Raise BundleError when the bundle was exported for another task."""
+        if self.manifest.task != task:
+            raise BundleError(
+                f"{self.path} was exported for {self.manifest.task}; this needs a bundle for {task}: "
+                f"codegen-edge export CHECKPOINT OUT --task {task}"
+            )
+
+    def record_parity(self, verdict: dict[str, Any]) -> None:
+        """Write a verification's verdict into `bundle.json`, in one step."""
+        fields = asdict(self.manifest)
+        fields["parity"] = verdict
+        manifest = Manifest.from_dict({"format_version": FORMAT_VERSION, **fields})
+        replace_file(self.path / MANIFEST_FILE, manifest.to_json())
+
+
+def open_bundle(path: str | Path, *, check: Check = "full") -> Bundle:
+    """Open a bundle and check its files.
+
+    Args:
+        path: the folder that `codegen-edge export` wrote.
+        check: "full" compares every file's size and sha256, "size" the sizes only.
+
+    Raises:
+        BundleError: the folder is no bundle, or of a format that this version does not read.
+        IntegrityError: a file is missing, truncated or altered.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        raise BundleError(f"{folder} is not a folder; make a bundle with: codegen-edge export CHECKPOINT {folder}")
+    if not (folder / MANIFEST_FILE).is_file():
+        raise BundleError(f"{folder} is no bundle: it has no {MANIFEST_FILE}")
+    manifest = Manifest.from_dict(read_json_object(folder / MANIFEST_FILE, BundleError))
+    for name in (contract.MODEL_FILE, contract.WEIGHTS_FILE, TOKENIZER_FILE):
+        if name not in manifest.files:
+            raise BundleError(f"{folder / MANIFEST_FILE} does not list {name}; export the checkpoint again")
+    for name, record in manifest.files.items():
+        _check_file(folder, name, record, check)
+    return Bundle(folder, manifest)
+
+
+def records_of(folder: Path, known: dict[str, FileRecord]) -> dict[str, FileRecord]:
+    """Size and sha256 of every file under `folder`; `known` ones are not read again."""
+    records = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and name != MANIFEST_FILE:
+            records[name] = known.get(name) or FileRecord(
+                size_bytes=path.stat().st_size, sha256=sha256_of(path)
+            )
+    return records
+
+
+def _check_file(folder: Path, name: str, record: FileRecord, check: Check) -> None:
+    pure = PurePosixPath(name)
+    if pure.is_absolute() or ".." in pure.parts or "\\" in name or not name.isprintable():
+        raise IntegrityError(f"{folder / MANIFEST_FILE} lists a path outside the bundle: {name!r}")
+    path = folder / name
+    if not path.is_file():
+        raise IntegrityError(f"{path} is missing; export the checkpoint again")
+    size_bytes = path.stat().st_size
+    if size_bytes != record.size_bytes:
+        raise IntegrityError(
+            f"{path} has {size_bytes} bytes, {record.size_bytes} were exported: it was truncated or altered"
+        )
+    if check == "full" and sha256_of(path) != record.sha256:
+        raise IntegrityError(f"{path} was altered: its sha256 is not the one in {MANIFEST_FILE}")

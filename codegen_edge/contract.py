@@ -1,0 +1,51 @@
+"""The graph contract: the names and axes that every exported graph and every client of it agree on.
+
+Axes, used in every shape comment of the project:
+    B batch · T new tokens · P past · S = P + T · C cache capacity · H heads · D head_dim · V vocab · L layers
+
+`text-generation` graph:
+    inputs   input_ids [B, T] int64, attention_mask [B, S] int64,
+             past_key_values.{i}.key|value [B, H, P, D], num_logits_to_keep [1] int64 (default 0: all T)
+    outputs  logits [B, T, V], present.{i}.key|value [B, H, S, D]
+`feature-extraction` graph:
+    inputs   input_ids [B, T], attention_mask [B, T]
+    outputs  last_hidden_state [B, T, H*D]
+
+The names of the dynamic axes are part of the contract: transformers.js takes an unknown axis of the past for 0,
+and optimum evaluates the names as expressions. The mask means right padding: row b holds sum(mask[b]) tokens.
+A caller may bind one buffer of capacity C as past and present of a layer (then P is C on both sides).
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+Task = Literal["text-generation", "feature-extraction"]
+Target = Literal["ort"]
+
+TASKS: tuple[Task, ...] = get_args(Task)
+TARGETS: tuple[Target, ...] = get_args(Target)
+
+INPUT_IDS = "input_ids"
+ATTENTION_MASK = "attention_mask"
+NUM_LOGITS_TO_KEEP = "num_logits_to_keep"
+LOGITS = "logits"
+LAST_HIDDEN_STATE = "last_hidden_state"
+
+AXIS_BATCH = "batch_size"
+AXIS_NEW = "sequence_length"
+AXIS_PAST = "past_sequence_length"
+AXIS_TOTAL = "past_sequence_length + sequence_length"
+
+MODEL_FILE = "onnx/model.onnx"
+WEIGHTS_FILE = "onnx/model.onnx_data"
+
+
+def past_name(layer: int, part: Literal["key", "value"]) -> str:
+    """Name of a layer's past input, for example `past_key_values.0.key`."""
+    return f"past_key_values.{layer}.{part}"
+
+
+def present_name(layer: int, part: Literal["key", "value"]) -> str:
+    """Name of a layer's present output, for example `present.0.key`."""
+    return f"present.{layer}.{part}"

@@ -1,0 +1,92 @@
+"""Every error that codegen-edge raises on purpose, as one tree.
+
+    CodegenEdgeError
+    ├── InvalidInputError          an argument, a prompt or an option is wrong
+    │   └── ContextLengthError     a prompt does not fit the model's context
+    ├── CheckpointError            a checkpoint is missing, incomplete or malformed
+    │   ├── UnsafeCheckpointError  a checkpoint wants to run code
+    │   └── UnsupportedModelError  a sound checkpoint of a model that we do not export
+    ├── BundleError                a bundle is missing, malformed or of another kind
+    │   └── IntegrityError         a bundle's bytes are not the bytes that were exported
+    ├── NumericsError              weights or logits are NaN or infinite
+    ├── RuntimeUnavailableError    the runtime that was asked for cannot be had here
+    ├── BackendError               a runtime failed while it ran
+    ├── StorageError               writing failed: disk full, no permission
+    ├── ParityError                a bundle is not equal to its reference
+    └── CancelledError             the work was cancelled
+
+Errors of other libraries are mapped into this tree where they enter, with `raise … from exc`.
+`exit_code` is what the command line returns: 2 for what the user can mend, 1 for failures.
+"""
+
+from __future__ import annotations
+
+
+class CodegenEdgeError(Exception):
+    """Base of every error raised on purpose; its text is one line that says what to do."""
+
+    exit_code = 1
+
+
+class InvalidInputError(CodegenEdgeError, ValueError):
+    """An argument, a prompt or an option is wrong."""
+
+    exit_code = 2
+
+
+class ContextLengthError(InvalidInputError):
+    """A prompt does not fit the model's context."""
+
+
+class CheckpointError(CodegenEdgeError):
+    """A checkpoint is missing, incomplete or malformed."""
+
+    exit_code = 2
+
+
+class UnsafeCheckpointError(CheckpointError):
+    """Loading the checkpoint would run code that it carries."""
+
+
+class UnsupportedModelError(CheckpointError):
+    """A sound checkpoint, but of a model that this toolkit does not export."""
+
+
+class BundleError(CodegenEdgeError):
+    """A bundle is missing, malformed or made for another purpose."""
+
+    exit_code = 2
+
+
+class IntegrityError(BundleError):
+    """A file of a bundle is missing, truncated or altered."""
+
+
+class NumericsError(CodegenEdgeError):
+    """Weights or logits hold NaN or infinity."""
+
+    exit_code = 2
+
+
+class RuntimeUnavailableError(CodegenEdgeError):
+    """The runtime that was asked for cannot be had on this machine; no other one is tried."""
+
+    exit_code = 2
+
+
+class BackendError(CodegenEdgeError):
+    """A runtime failed while it ran."""
+
+
+class StorageError(CodegenEdgeError):
+    """The result could not be written; what was there before is intact."""
+
+
+class ParityError(CodegenEdgeError):
+    """A bundle is not equal to its reference within the tolerance."""
+
+
+class CancelledError(CodegenEdgeError):
+    """The work was cancelled before it was done."""
+
+    exit_code = 130

@@ -1,0 +1,79 @@
+"""Text to token ids and back, on the tokenizers library alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+from tokenizers import Tokenizer as BackendTokenizer
+
+from codegen_edge.errors import BundleError, InvalidInputError
+
+END_OF_TEXT = "<|endoftext|>"
+
+
+class Tokenizer:
+    """A byte-level BPE tokenizer with CodeGen's added runs of spaces and tabs.
+
+    Raises:
+        BundleError: from the constructor, when the file is no tokenizer.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        try:
+            self._backend = BackendTokenizer.from_file(str(path))
+        # The library raises bare Exception for every malformed file.
+        except Exception as exc:
+            raise BundleError(f"{path} is no tokenizer: {exc}") from exc
+        self._added = {
+            token_id: token.content for token_id, token in self._backend.get_added_tokens_decoder().items()
+        }
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids, added tokens included; a model's V may be larger."""
+        return max(self._backend.get_vocab(with_added_tokens=True).values()) + 1
+
+    @property
+    def end_of_text_id(self) -> int | None:
+        """Id of `<|endoftext|>`, or None when the vocabulary lacks it."""
+        token_id: int | None = self._backend.token_to_id(END_OF_TEXT)
+        return token_id
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text`; raise InvalidInputError when it is not valid Unicode."""
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as exc:
+            raise InvalidInputError(f"the text is not valid Unicode at character {exc.start}") from exc
+        ids: list[int] = self._backend.encode(text).ids
+        return ids
+
+    def token_bytes(self, token_id: int) -> bytes:
+        """The bytes that a token stands for; several tokens together may make one character.
+
+        Raises:
+            InvalidInputError: the tokenizer has no such id.
+        """
+        if token_id in self._added:
+            return self._added[token_id].encode()
+        token = self._backend.id_to_token(token_id) if token_id >= 0 else None
+        if token is None:
+            raise InvalidInputError(f"the tokenizer has no id {token_id}")
+        byte_of = _byte_of_symbol()
+        return bytes(byte_of[symbol] for symbol in token)
+
+    def decode(self, token_ids: Sequence[int]) -> str:
+        """Text of `token_ids`; bytes that are not UTF-8 become U+FFFD. Spaces are never cleaned up."""
+        return b"".join(map(self.token_bytes, token_ids)).decode("utf-8", errors="replace")
+
+
+@cache
+def _byte_of_symbol() -> dict[str, int]:
+    """Byte-level BPE's alphabet: printable bytes stand for themselves, the rest follow from U+0100 (GPT-2)."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(0x100) if byte not in set(printable)]
+    table = {chr(byte): byte for byte in printable}
+    table.update({chr(0x100 + index): byte for index, byte in enumerate(others)})
+    return table

@@ -1,0 +1,123 @@
+"""Checkpoint in, bundle out: trace without weights, stream the weights in, put the folder in place in one step."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import onnx_ir as ir
+
+from codegen_edge import contract
+from codegen_edge.bundle import MANIFEST_FILE, Bundle, Manifest, open_bundle, records_of
+from codegen_edge.errors import CheckpointError
+from codegen_edge.exporter.checkpoint import Checkpoint, open_checkpoint
+from codegen_edge.exporter.clients import client_files
+from codegen_edge.exporter.hub import LocatedCheckpoint
+from codegen_edge.exporter.stream import Progress, write_weights
+from codegen_edge.exporter.targets import build_graph
+from codegen_edge.storage import staged_folder, storage_errors
+
+_TOOLS = ("codegen-edge", "torch", "transformers", "onnx-ir", "onnxscript", "onnx", "tokenizers")
+_IR_VERSION = 10  # what opset 21 came with; older runtimes refuse newer ones
+
+Prove = Callable[[Bundle, Checkpoint], dict[str, Any]]
+"""Compares a finished but unpublished bundle with its checkpoint; gives the verdict or raises ParityError."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportOptions:
+    """What to export.
+
+    Attributes:
+        task: "text-generation" (with KV cache) or "feature-extraction" (the last hidden state).
+        target: which operators the graph is made of.
+        overwrite: whether a bundle that is there may be replaced; it stays until the new one is whole.
+    """
+
+    task: contract.Task = "text-generation"
+    target: contract.Target = "ort"
+    overwrite: bool = False
+
+
+def export_checkpoint(
+    located: LocatedCheckpoint,
+    out: str | Path,
+    options: ExportOptions | None = None,
+    *,
+    prove: Prove | None = None,
+    on_progress: Progress | None = None,
+) -> Bundle:
+    """Export a checkpoint to a bundle.
+
+    Memory: about 0.6 GB for torch and the trace, plus twice the largest tensor, whatever the model's size;
+    `prove` needs what the reference model needs.
+
+    Args:
+        located: from `locate_checkpoint`.
+        out: the bundle's folder; it appears whole or not at all.
+        options: what to export.
+        prove: compares the bundle with the checkpoint before it appears; None leaves it unproved.
+        on_progress: called with the bytes of weights that are written, and the bytes in all.
+
+    Returns:
+        The bundle at `out`.
+
+    Raises:
+        InvalidInputError: `out` exists and may not be replaced.
+        CheckpointError: the checkpoint is unsound; UnsupportedModelError: it is of another model.
+        NumericsError: a weight is NaN or infinite.
+        ParityError: the bundle is not equal to the checkpoint; nothing was written.
+        StorageError: the disk is full.
+    """
+    options = options or ExportOptions()
+    with staged_folder(Path(out), overwrite=options.overwrite) as stage:
+        checkpoint = open_checkpoint(located.folder)
+        _require_head(checkpoint, options.task)
+        graph = build_graph(checkpoint, task=options.task, target=options.target)
+        with storage_errors(Path(out)):
+            (stage / contract.MODEL_FILE).parent.mkdir()
+        weights = write_weights(checkpoint, graph, stage, on_progress)
+        source = checkpoint.source(located.name, located.revision)
+        with storage_errors(Path(out)):
+            _write_graph(graph.model, stage)
+            for name, content in client_files(checkpoint, options.task, source).items():
+                (stage / name).write_bytes(content)
+            manifest = Manifest(
+                task=options.task,
+                target=options.target,
+                precision="fp32",
+                model=checkpoint.model,
+                source=source,
+                tools=_tool_versions(),
+                files=records_of(stage, {contract.WEIGHTS_FILE: weights}),
+            )
+            (stage / MANIFEST_FILE).write_bytes(manifest.to_json())
+        if prove is not None:
+            manifest = replace(manifest, parity=prove(Bundle(stage, manifest), checkpoint))
+            with storage_errors(Path(out)):
+                (stage / MANIFEST_FILE).write_bytes(manifest.to_json())
+    return open_bundle(out, check="size")
+
+
+def _require_head(checkpoint: Checkpoint, task: contract.Task) -> None:
+    if task == "text-generation" and "lm_head.bias" not in checkpoint.stored_names:
+        raise CheckpointError(
+            f"{checkpoint.folder} lacks lm_head: it is a CodeGenModel, which has features but generates no text; "
+            "export it with --task feature-extraction"
+        )
+
+
+def _write_graph(model: ir.Model, stage: Path) -> None:
+    model.producer_name = "codegen-edge"
+    model.producer_version = importlib.metadata.version("codegen-edge")
+    model.ir_version = _IR_VERSION
+    model.graph.name = "codegen"
+    proto = ir.to_proto(model)
+    (stage / contract.MODEL_FILE).write_bytes(proto.SerializeToString(deterministic=True))
+
+
+def _tool_versions() -> dict[str, str]:
+    return {name: importlib.metadata.version(name) for name in _TOOLS}

@@ -1,0 +1,90 @@
+"""From what a user names to a local folder; the hub is reached only for a hub id that is no local folder."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from codegen_edge.errors import CheckpointError, InvalidInputError
+
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+_FILES = [
+    "config.json",
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "merges.txt",
+]
+_SAFETENSORS = ["model.safetensors", "model.safetensors.index.json", "model-*.safetensors"]
+_BIN = ["pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*.bin"]
+
+
+@dataclass(frozen=True, slots=True)
+class LocatedCheckpoint:
+    """A checkpoint's folder, and under which name and revision it is known."""
+
+    folder: Path
+    name: str
+    revision: str | None
+
+
+def locate_checkpoint(
+    checkpoint: str, *, revision: str | None = None, offline: bool = False
+) -> LocatedCheckpoint:
+    """Find a checkpoint's folder, downloading it if a hub id is given.
+
+    Args:
+        checkpoint: a local folder, or a hub id such as "Salesforce/codegen-350M-mono".
+        revision: branch, tag or commit on the hub; None takes main.
+        offline: use the hub's local cache only.
+
+    Raises:
+        InvalidInputError: a revision was given for a local folder.
+        CheckpointError: nothing is there, or the hub cannot be reached.
+    """
+    folder = Path(checkpoint)
+    if folder.is_dir():
+        if revision is not None:
+            raise InvalidInputError(f"{checkpoint} is a local folder; --revision is for hub ids")
+        return LocatedCheckpoint(folder, folder.resolve().name, None)
+    if folder.exists() or _HUB_ID.fullmatch(checkpoint) is None:
+        raise CheckpointError(
+            f"{checkpoint} is neither a folder nor a hub id (like Salesforce/codegen-350M-mono)"
+        )
+    return _download(checkpoint, revision, offline=offline)
+
+
+def _download(hub_id: str, revision: str | None, *, offline: bool) -> LocatedCheckpoint:
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    try:
+        weights = _SAFETENSORS + _BIN
+        if not offline:
+            # One format only: a repository may hold both, and weights are large.
+            names = huggingface_hub.list_repo_files(hub_id, revision=revision)
+            has_safetensors = any(name.endswith(".safetensors") for name in names)
+            weights = _SAFETENSORS if has_safetensors else _BIN
+        snapshot = huggingface_hub.snapshot_download(
+            hub_id, revision=revision, allow_patterns=_FILES + weights, local_files_only=offline
+        )
+    except errors.LocalEntryNotFoundError as exc:
+        hint = "it is not in the local cache; drop --offline" if offline else "the hub cannot be reached"
+        raise CheckpointError(f"{hub_id} (revision {revision or 'main'}): {hint}") from exc
+    except (errors.OfflineModeIsEnabled, errors.HFValidationError) as exc:
+        raise CheckpointError(f"{hub_id}: {_first_line(exc)}") from exc
+    except (errors.HfHubHTTPError, OSError) as exc:
+        raise CheckpointError(
+            f"{hub_id} is no local folder, and fetching it from the hub (revision {revision or 'main'}) failed: "
+            f"{_first_line(exc)}"
+        ) from exc
+    folder = Path(snapshot)
+    return LocatedCheckpoint(folder, hub_id, folder.name)  # the cache names a snapshot by its commit
+
+
+def _first_line(exc: BaseException) -> str:
+    return next((line for line in str(exc).splitlines() if line.strip()), type(exc).__name__)

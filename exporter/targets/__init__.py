@@ -1,0 +1,48 @@
+"""Export targets: which operators a graph is made of. One file each; adding a line here registers it."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+import onnx_ir as ir
+
+from codegen_edge import contract
+from codegen_edge.errors import InvalidInputError
+from codegen_edge.exporter.checkpoint import Checkpoint
+
+TARGETS: dict[contract.Target, str] = {
+    "ort": "codegen_edge.exporter.targets.ort:build_graph",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TargetGraph:
+    """A graph whose weights are not there yet.
+
+    Attributes:
+        model: the contract's graph.
+        transposed: initializers that the graph wants as [in, out].
+        computed: values of initializers that no checkpoint holds (rotary tables), torch tensors by name.
+    """
+
+    model: ir.Model
+    transposed: set[str]
+    computed: dict[str, Any]
+
+
+class BuildGraph(Protocol):
+    """What a target's module offers."""
+
+    def __call__(self, checkpoint: Checkpoint, task: contract.Task) -> TargetGraph:
+        """Trace the checkpoint's model for one task; raise UnsupportedModelError where the target cannot."""
+
+
+def build_graph(checkpoint: Checkpoint, *, task: contract.Task, target: contract.Target) -> TargetGraph:
+    """Trace a checkpoint's model, without weights, into the graph of `target`."""
+    if target not in TARGETS:
+        raise InvalidInputError(f"there is no target {target!r}; there are: {', '.join(TARGETS)}")
+    module, _, function = TARGETS[target].partition(":")
+    build = cast(BuildGraph, getattr(importlib.import_module(module), function))
+    return build(checkpoint, task)

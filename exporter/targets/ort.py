@@ -1,0 +1,164 @@
+"""The `ort` target: attention, rotary embedding and KV cache in one com.microsoft::GroupQueryAttention a layer.
+
+Operator: https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperators.md (GroupQueryAttention).
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+
+from codegen_edge import contract
+from codegen_edge.errors import UnsupportedModelError
+from codegen_edge.exporter import graph as graphs
+from codegen_edge.exporter.checkpoint import Checkpoint
+from codegen_edge.exporter.targets import TargetGraph
+from codegen_edge.exporter.trace import fake_causal_lm, trace
+from codegen_edge.model_config import ModelConfig
+
+# group_query_attention_helper.h: with rotary, head_size is a multiple of 16 and the tables' width one of 8.
+_ROTARY_MULTIPLE = 16
+_INT32 = 6  # onnx.TensorProto.INT32
+
+
+def build_graph(checkpoint: Checkpoint, task: contract.Task) -> TargetGraph:
+    """Trace a checkpoint's model for ONNX Runtime."""
+    config = checkpoint.model
+    if config.head_dim % _ROTARY_MULTIPLE or config.rotary_dim % _ROTARY_MULTIPLE:
+        raise UnsupportedModelError(
+            f"target ort needs head_dim and rotary_dim to be multiples of {_ROTARY_MULTIPLE} "
+            f"(GroupQueryAttention's rule), got {config.head_dim} and {config.rotary_dim}"
+        )
+    has_cache = task == "text-generation"
+
+    def make_call() -> tuple[nn.Module, tuple[Any, ...], Any]:
+        module = _Wrapper(fake_causal_lm(checkpoint, _group_query_attention), config, has_cache=has_cache)
+        # Example sizes that differ from one another, so that no two axes are taken for one.
+        batch_size, num_new, num_past = 2, 3, 7
+        batch, new, past = (torch.export.Dim(name) for name in ("batch", "new", "past"))
+        ids = torch.zeros(batch_size, num_new, dtype=torch.int64)
+        if not has_cache:
+            shapes = ({0: batch, 1: new}, {0: batch, 1: new}, None)
+            return module, (ids, torch.zeros_like(ids), None), shapes
+        mask = torch.zeros(batch_size, num_new + num_past, dtype=torch.int64)
+        buffers = [
+            tuple(torch.empty(batch_size, config.num_heads, num_past, config.head_dim) for _ in range(2))
+            for _ in range(config.num_layers)
+        ]
+        buffer_shapes = [({0: batch, 2: past},) * 2 for _ in buffers]
+        shapes = ({0: batch, 1: new}, {0: batch, 1: torch.export.Dim.AUTO}, buffer_shapes)
+        return module, (ids, mask, buffers), shapes
+
+    model = trace(make_call)
+    transposed = graphs.clean(model, prefix="model.")
+    _name_graph(model.graph, config, has_cache=has_cache)
+    if has_cache:
+        graphs.keep_last_logits(model)
+    return TargetGraph(model=model, transposed=transposed, computed=_rotary_tables(config))
+
+
+class _Past:
+    """What transformers' forward sees as its cache: the graph's inputs, and a place for its outputs."""
+
+    def __init__(self, buffers: Any, shared: tuple[torch.Tensor, ...], num_layers: int) -> None:
+        self.buffers = buffers or [(None, None)] * num_layers
+        self.shared = shared
+        self.present: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def get_seq_length(self, *_: Any) -> int:
+        return 0  # positions come from the mask, inside the operator
+
+
+class _Wrapper(nn.Module):
+    """The graph's signature around CodeGenForCausalLM."""
+
+    def __init__(self, model: Any, config: ModelConfig, *, has_cache: bool) -> None:
+        super().__init__()
+        self.model = model
+        self.has_cache = has_cache
+        shape = (config.context_length, config.rotary_dim // 2)
+        self.register_buffer("rotary_cos", torch.empty(shape))
+        self.register_buffer("rotary_sin", torch.empty(shape))
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor, buffers: Any) -> Any:
+        # Right padding: the last valid position of a row is the number of ones in its mask, less one.
+        seqlens_k = (attention_mask.sum(1) - 1).to(torch.int32)
+        span = torch.onnx.ops.symbolic(
+            "::Shape", [attention_mask], attrs={"start": 1, "end": 2}, dtype=torch.int64, shape=[1]
+        )
+        total = torch.onnx.ops.symbolic("::Cast", [span], attrs={"to": _INT32}, dtype=torch.int32, shape=[1])
+        shared = (seqlens_k, total, self.rotary_cos, self.rotary_sin)
+        past = _Past(buffers, shared, len(self.model.transformer.h))
+        arguments = {
+            "past_key_values": past,
+            "use_cache": True,
+            "position_ids": torch.zeros_like(input_ids),
+            # Four axes: transformers takes it for a finished mask, and the swapped attention ignores it.
+            "attention_mask": torch.zeros(1, 1, 1, 1),
+            "return_dict": True,
+        }
+        if self.has_cache:
+            return self.model(input_ids, **arguments).logits, past.present
+        return self.model.transformer(input_ids, **arguments).last_hidden_state
+
+
+def _group_query_attention(
+    self: Any, hidden_states: torch.Tensor, layer_past: _Past, **_: Any
+) -> tuple[torch.Tensor, None]:
+    """Stands in for CodeGenAttention.forward. Its qkv_proj gives plain [Q, K, V] in the graph (see layout.py)."""
+    qkv = self.qkv_proj(hidden_states)  # [B, T, 3*H*D]
+    key, value = layer_past.buffers[self.layer_idx]
+    batch_size, num_new = hidden_states.shape[:2]
+    shape = (batch_size, self.num_attention_heads, num_new, self.head_dim) if key is None else key.shape
+    attended, present_key, present_value = torch.onnx.ops.symbolic_multi_out(
+        "com.microsoft::GroupQueryAttention",
+        [qkv, None, None, key, value, *layer_past.shared],
+        attrs={
+            "num_heads": self.num_attention_heads,
+            "kv_num_heads": self.num_attention_heads,
+            "do_rotary": 1,
+            "rotary_interleaved": 1,  # pairs (0, 1), (2, 3), …: rotate_every_two
+            "scale": 1 / math.sqrt(self.head_dim),
+        },
+        dtypes=[qkv.dtype] * 3,
+        shapes=[hidden_states.shape, shape, shape],
+        version=1,
+    )
+    layer_past.present.append((present_key, present_value))
+    return self.out_proj(attended), None
+
+
+def _rotary_tables(config: ModelConfig) -> dict[str, torch.Tensor]:
+    """cos and sin [context_length, rotary_dim / 2], from transformers' own function."""
+    from transformers.models.codegen.modeling_codegen import create_sinusoidal_positions
+
+    sin, cos = create_sinusoidal_positions(config.context_length, config.rotary_dim).chunk(2, dim=1)
+    return {"rotary_cos": cos.contiguous(), "rotary_sin": sin.contiguous()}
+
+
+def _name_graph(graph: Any, config: ModelConfig, *, has_cache: bool) -> None:
+    layers, parts = range(config.num_layers), ("key", "value")
+    total = contract.AXIS_TOTAL if has_cache else contract.AXIS_NEW
+    names = [contract.INPUT_IDS, contract.ATTENTION_MASK]
+    axes: list[list[str | int]] = [
+        [contract.AXIS_BATCH, contract.AXIS_NEW],
+        [contract.AXIS_BATCH, total],
+    ]
+    if not has_cache:
+        graphs.name_values(graph.inputs, names, axes)
+        hidden = [contract.AXIS_BATCH, contract.AXIS_NEW, config.hidden_size]
+        graphs.name_values(graph.outputs, [contract.LAST_HIDDEN_STATE], [hidden])
+        return
+    pasts = [contract.past_name(layer, part) for layer in layers for part in parts]
+    past_axes = [contract.AXIS_BATCH, config.num_heads, contract.AXIS_PAST, config.head_dim]
+    graphs.name_values(graph.inputs, names + pasts, axes + [past_axes] * len(pasts))
+
+    presents = [contract.present_name(layer, part) for layer in layers for part in parts]
+    present_axes = [contract.AXIS_BATCH, config.num_heads, contract.AXIS_TOTAL, config.head_dim]
+    logits_axes = [contract.AXIS_BATCH, contract.AXIS_NEW, config.vocab_size]
+    graphs.name_values(
+        graph.outputs, [contract.LOGITS, *presents], [logits_axes] + [present_axes] * len(presents)
+    )

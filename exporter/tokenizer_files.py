@@ -1,0 +1,98 @@
+"""The tokenizer files of a checkpoint, completed with a `tokenizer.json` where there is none."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
+
+from codegen_edge.errors import CheckpointError
+from codegen_edge.model_config import read_json_object
+from codegen_edge.tokenizer import END_OF_TEXT
+
+_COPIED = ("vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenizerFiles:
+    """What a bundle holds of a tokenizer.
+
+    Attributes:
+        files: content by file name; always with tokenizer.json and tokenizer_config.json.
+        vocab_size: highest id plus one.
+        end_of_text_id: id of `<|endoftext|>`, None when the vocabulary lacks it.
+    """
+
+    files: dict[str, bytes]
+    vocab_size: int
+    end_of_text_id: int | None
+
+
+def load_tokenizer_files(folder: Path) -> TokenizerFiles:
+    """Read a checkpoint's tokenizer: `tokenizer.json`, or built from vocab.json, merges.txt and added_tokens.json.
+
+    Raises:
+        CheckpointError: neither is there, or a file is malformed.
+    """
+    files = {name: (folder / name).read_bytes() for name in _COPIED if (folder / name).is_file()}
+    if (folder / "tokenizer.json").is_file():
+        content = (folder / "tokenizer.json").read_bytes()
+        try:
+            tokenizer = Tokenizer.from_buffer(content)
+        # The library raises bare Exception for every malformed file.
+        except Exception as exc:
+            raise CheckpointError(f"{folder / 'tokenizer.json'} is no tokenizer: {exc}") from exc
+    elif {"vocab.json", "merges.txt"} <= files.keys():
+        tokenizer = _build(folder)
+        content = tokenizer.to_str(pretty=True).encode()
+    else:
+        raise CheckpointError(
+            f"{folder} has no tokenizer: neither tokenizer.json nor vocab.json with merges.txt is there"
+        )
+    files["tokenizer.json"] = content
+    files["tokenizer_config.json"] = _config(folder)
+    vocabulary = tokenizer.get_vocab(with_added_tokens=True)
+    return TokenizerFiles(
+        files=files,
+        vocab_size=max(vocabulary.values(), default=-1) + 1,
+        end_of_text_id=tokenizer.token_to_id(END_OF_TEXT),
+    )
+
+
+def _build(folder: Path) -> Tokenizer:
+    """Byte-level BPE as the hub's tokenizer.json has it: added runs of spaces and tabs, no prefix space."""
+    try:
+        model = models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
+    except Exception as exc:
+        raise CheckpointError(f"{folder}: vocab.json and merges.txt make no tokenizer: {exc}") from exc
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    tokenizer.add_special_tokens([AddedToken(END_OF_TEXT, normalized=False)])
+    if (folder / "added_tokens.json").is_file():
+        added = read_json_object(folder / "added_tokens.json", CheckpointError)
+        by_id = sorted(added.items(), key=lambda item: int(item[1]))
+        tokenizer.add_tokens([AddedToken(text, normalized=True) for text, _ in by_id])
+        for text, token_id in by_id:
+            if tokenizer.token_to_id(text) != token_id:
+                raise CheckpointError(
+                    f"{folder / 'added_tokens.json'} gives {text!r} the id {token_id}, which does not follow "
+                    f"the vocabulary (it got {tokenizer.token_to_id(text)})"
+                )
+    return tokenizer
+
+
+def _config(folder: Path) -> bytes:
+    """tokenizer_config.json with the class that every client knows, and no clean-up of spaces in code."""
+    path = folder / "tokenizer_config.json"
+    config: dict[str, Any] = read_json_object(path, CheckpointError) if path.is_file() else {}
+    config.pop("auto_map", None)
+    config |= {"tokenizer_class": "CodeGenTokenizer", "clean_up_tokenization_spaces": False}
+    for key in ("bos_token", "eos_token", "unk_token"):
+        config.setdefault(key, END_OF_TEXT)
+    config.setdefault("add_prefix_space", False)
+    return (json.dumps(config, indent=2, ensure_ascii=False) + "\n").encode()

@@ -1,0 +1,158 @@
+"""Reading a checkpoint's weights one tensor at a time, so that no more than one is ever in memory.
+
+Each read opens the file, maps it, takes one tensor and lets go of the mapping with the tensor: pages of other
+tensors never stay resident.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from codegen_edge.errors import CheckpointError, UnsafeCheckpointError
+from codegen_edge.model_config import read_json_object
+
+# In order of preference: safetensors cannot carry code.
+_LAYOUTS = (
+    ("model.safetensors", "model.safetensors.index.json"),
+    ("pytorch_model.bin", "pytorch_model.bin.index.json"),
+)
+_SAFETENSORS_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "U8": torch.uint8,
+    "I8": torch.int8,
+    "BOOL": torch.bool,
+}
+_LFS_POINTER = b"version https://git-lfs"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredTensor:
+    """A tensor in a weight file, not read yet."""
+
+    file: Path
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightFiles:
+    """All tensors of a checkpoint by name, and the files that hold them."""
+
+    tensors: dict[str, StoredTensor]
+    files: tuple[Path, ...]
+
+    def read(self, name: str) -> torch.Tensor:
+        """Map one tensor; its memory is free again when the tensor is."""
+        file = self.tensors[name].file
+        if file.suffix == ".safetensors":
+            with _safetensors_errors(file), safe_open(file, framework="pt") as handle:
+                return cast(torch.Tensor, handle.get_tensor(name))
+        return _load_bin(file)[name]
+
+
+def open_weights(folder: Path) -> WeightFiles:
+    """List the tensors of a checkpoint folder.
+
+    Args:
+        folder: holds model.safetensors or pytorch_model.bin, whole or in shards with an index.
+
+    Raises:
+        CheckpointError: no weight file, a missing shard, a malformed file.
+        UnsafeCheckpointError: a pickle that would run code, or an index that points outside the folder.
+    """
+    for whole, index in _LAYOUTS:
+        if (folder / index).is_file():
+            files = _shards(folder, index)
+        elif (folder / whole).is_file():
+            files = (folder / whole,)
+        else:
+            continue
+        tensors: dict[str, StoredTensor] = {}
+        for file in files:
+            for name, tensor in _list_tensors(file).items():
+                if name in tensors:
+                    raise CheckpointError(f"{name} is stored twice: in {tensors[name].file} and in {file}")
+                tensors[name] = tensor
+        return WeightFiles(tensors=tensors, files=files)
+    names = ", ".join(name for layout in _LAYOUTS for name in layout)
+    raise CheckpointError(f"{folder} has no weights: none of {names} is there")
+
+
+def _shards(folder: Path, index: str) -> tuple[Path, ...]:
+    weight_map = read_json_object(folder / index, CheckpointError).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise CheckpointError(f"{folder / index} has no weight_map")
+    names = sorted({str(name) for name in weight_map.values()})
+    for name in names:
+        if Path(name).name != name or name in {".", ".."}:
+            raise UnsafeCheckpointError(f"{folder / index} names a shard outside its folder: {name!r}")
+        if not (folder / name).is_file():
+            raise CheckpointError(f"{folder / name} is missing; {index} names it")
+    return tuple(folder / name for name in names)
+
+
+def _list_tensors(file: Path) -> dict[str, StoredTensor]:
+    with file.open("rb") as opened:
+        if opened.read(len(_LFS_POINTER)) == _LFS_POINTER:
+            raise CheckpointError(f"{file} is a git-lfs pointer, not the weights; run: git lfs pull")
+    if file.suffix == ".safetensors":
+        return _list_safetensors(file)
+    return {
+        name: StoredTensor(file=file, shape=tuple(tensor.shape), dtype=tensor.dtype)
+        for name, tensor in _load_bin(file).items()
+    }
+
+
+def _list_safetensors(file: Path) -> dict[str, StoredTensor]:
+    tensors = {}
+    with _safetensors_errors(file), safe_open(file, framework="pt") as handle:
+        for name in handle.keys():  # noqa: SIM118 - the handle is no mapping
+            view = handle.get_slice(name)
+            dtype = _SAFETENSORS_DTYPES.get(view.get_dtype())
+            if dtype is None:
+                raise CheckpointError(f"{file}: {name} has dtype {view.get_dtype()}, which no CodeGen uses")
+            tensors[name] = StoredTensor(file=file, shape=tuple(view.get_shape()), dtype=dtype)
+    return tensors
+
+
+@contextmanager
+def _safetensors_errors(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except (SafetensorError, OSError) as exc:
+        raise CheckpointError(f"{file} is no safetensors file: {exc}") from exc
+
+
+def _load_bin(file: Path) -> dict[str, torch.Tensor]:
+    """Map a torch pickle with the restricted unpickler; never tried again without it."""
+    try:
+        tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as exc:
+        reason = str(exc).partition("\n")[0]
+        raise UnsafeCheckpointError(
+            f"{file} holds more than tensors and was not loaded ({reason}); convert it to safetensors where "
+            "you trust it"
+        ) from exc
+    # torch.load raises many kinds on malformed archives (RuntimeError, EOFError, ValueError, KeyError, …).
+    except Exception as exc:
+        reason = str(exc).partition("\n")[0]
+        raise CheckpointError(
+            f"{file} cannot be mapped as a torch checkpoint ({reason}); files older than torch 1.6 must be "
+            "saved anew first"
+        ) from exc
+    if not isinstance(tensors, dict) or not all(isinstance(t, torch.Tensor) for t in tensors.values()):
+        raise CheckpointError(f"{file} is no state dict: it must map names to tensors")
+    return tensors

@@ -1,0 +1,235 @@
+"""ONNX Runtime on the CPU, with one preallocated KV buffer per layer bound as past and present."""
+
+from __future__ import annotations
+
+import os
+from itertools import product
+from typing import Any, Literal, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codegen_edge import contract
+from codegen_edge.bundle import Bundle
+from codegen_edge.errors import BackendError, BundleError, CancelledError, InvalidInputError, RuntimeUnavailableError
+from codegen_edge.model_config import ModelConfig
+from codegen_edge.runtimes.runtime import KVCache, Logits, TokenIds
+from codegen_edge.runtimes.step_input import check_step
+
+PROVIDER = "CPUExecutionProvider"
+_PARTS: tuple[Literal["key", "value"], ...] = ("key", "value")
+
+
+def load_onnxruntime() -> Any:
+    """Import onnxruntime, or raise RuntimeUnavailableError that names the extra to install."""
+    try:
+        import onnxruntime
+    except ImportError as exc:
+        raise RuntimeUnavailableError(
+            f'the cpu runtime needs onnxruntime ({exc}). Install it with: pip install "codegen-edge[cpu]"'
+        ) from exc
+    return onnxruntime
+
+
+def default_threads() -> int:
+    """Number of CPU threads that this process may use (its affinity, where the system tells)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def create_session(bundle: Bundle, threads: int | None) -> Any:
+    """Open a bundle's graph on the CPU provider and prove that it is there.
+
+    Raises:
+        InvalidInputError: `threads` is below 1.
+        RuntimeUnavailableError: onnxruntime is missing or gave another provider.
+        BundleError: onnxruntime refuses the graph.
+    """
+    if threads is not None and threads < 1:
+        raise InvalidInputError(f"threads must be at least 1, got {threads}")
+    ort = load_onnxruntime()
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads or default_threads()
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # errors; they are raised as well
+    try:
+        session = ort.InferenceSession(str(bundle.model_path), options, providers=[PROVIDER], enable_fallback=0)
+    # onnxruntime's exceptions share no base but Exception.
+    except Exception as exc:
+        raise BundleError(f"onnxruntime {ort.__version__} refuses {bundle.model_path}: {exc}") from exc
+    session.disable_fallback()
+    if session.get_providers() != [PROVIDER]:
+        raise RuntimeUnavailableError(
+            f"{PROVIDER} was asked for, onnxruntime {ort.__version__} gave {session.get_providers()}"
+        )
+    return session
+
+
+def run_options() -> Any:
+    """Options of one run; setting their `terminate` from another thread stops it."""
+    options = load_onnxruntime().RunOptions()
+    options.log_severity_level = 4  # a cancelled run is no error to log; failures are raised
+    return options
+
+
+class OrtCpuCache:
+    """KV buffers [B, H, C, D] float32, one pair a layer. Memory that no token has touched costs nothing."""
+
+    def __init__(self, config: ModelConfig, batch_size: int, capacity: int) -> None:
+        shape = (batch_size, config.num_heads, capacity, config.head_dim)
+        self.capacity = capacity
+        self.lengths = np.zeros(batch_size, np.int64)
+        self.buffers = {
+            (layer, part): np.zeros(shape, np.float32)
+            for layer, part in product(range(config.num_layers), _PARTS)
+        }
+        self.options = run_options()
+        self.interrupted = False
+        self.bindings: dict[tuple[int, int], Any] = {}  # by first and last row: a decode step binds no buffer anew
+
+    def rewind(self, row: int, length: int) -> None:
+        """Forget what row `row` holds beyond its first `length` tokens; nothing is moved."""
+        if not 0 <= length <= self.lengths[row]:
+            raise InvalidInputError(f"row {row} holds {self.lengths[row]} tokens, cannot rewind it to {length}")
+        self.lengths[row] = length
+
+    def keep(self, rows: list[int]) -> None:
+        """Move the tokens of `rows` (ascending) to the front and shrink the batch to them."""
+        for buffer in self.buffers.values():
+            for new, old in enumerate(rows):
+                if new != old:
+                    length = self.lengths[old]
+                    buffer[new, :, :length] = buffer[old, :, :length]
+        self.lengths = self.lengths[rows]
+        self.bindings.clear()
+
+    def binding(self, session: Any, rows: slice) -> Any:
+        """The binding of some rows' buffers as past and present; made once, kept for later steps."""
+        if (rows.start, rows.stop) not in self.bindings:
+            binding = session.io_binding()
+            for (layer, part), buffer in self.buffers.items():
+                _bind(binding.bind_input, contract.past_name(layer, part), buffer[rows])
+                _bind(binding.bind_output, contract.present_name(layer, part), buffer[rows])
+            self.bindings[rows.start, rows.stop] = binding
+        return self.bindings[rows.start, rows.stop]
+
+    def interrupt(self) -> None:
+        """Make the run in flight on this cache stop within milliseconds."""
+        self.interrupted = True
+        self.options.terminate = True
+
+
+class OrtCpuRuntime:
+    """The `cpu` runtime.
+
+    A step is one run of the graph when every row gets one token, or when no row has a past and all rows get
+    equally many. Otherwise rows are run one by one: GroupQueryAttention takes several tokens onto a past at
+    batch 1 only, and ragged prompts would pay for their padding.
+    """
+
+    name = "cpu"
+
+    def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
+        bundle.require_task("text-generation")
+        self.config = bundle.manifest.model
+        self._session = create_session(bundle, threads)
+
+    def new_cache(self, batch_size: int, capacity: int) -> OrtCpuCache:
+        """Empty KV buffers for `batch_size` rows of up to `capacity` tokens."""
+        if batch_size < 1 or not 1 <= capacity <= self.config.context_length:
+            raise InvalidInputError(
+                f"a cache needs batch_size >= 1 and capacity in 1…{self.config.context_length}, "
+                f"got {batch_size} and {capacity}"
+            )
+        return OrtCpuCache(self.config, batch_size, capacity)
+
+    def step(
+        self,
+        token_ids: TokenIds,
+        cache: KVCache,
+        *,
+        counts: NDArray[np.int64] | None = None,
+        all_logits: bool = False,
+    ) -> Logits:
+        """Append tokens to every row and return logits; see `Runtime.step`."""
+        cache = cast(OrtCpuCache, cache)
+        counts = check_step(token_ids, cache, counts, self.config.vocab_size)
+        batch_size, num_new = token_ids.shape
+        if num_new == 1 or (not cache.lengths.any() and (all_logits or counts.min() == num_new)):
+            logits = self._run(token_ids, cache, slice(0, batch_size), counts, all_logits=all_logits)
+        else:
+            logits = self._step_rows(token_ids, cache, counts, all_logits=all_logits)
+        cache.lengths = cache.lengths + counts
+        return logits if all_logits else logits[:, -1]
+
+    def close(self) -> None:
+        """Free the session."""
+        self._session = None
+
+    def _step_rows(
+        self, token_ids: TokenIds, cache: OrtCpuCache, counts: NDArray[np.int64], *, all_logits: bool
+    ) -> Logits:
+        batch_size, num_new = token_ids.shape
+        num_kept = num_new if all_logits else 1
+        logits = np.zeros((batch_size, num_kept, self.config.vocab_size), np.float32)
+        for row in range(batch_size):
+            rows, count = slice(row, row + 1), counts[row]
+            row_logits = self._run(
+                token_ids[rows, :count], cache, rows, counts[rows], all_logits=all_logits
+            )
+            logits[row, : row_logits.shape[1]] = row_logits[0]
+        return logits
+
+    def _run(
+        self,
+        token_ids: TokenIds,
+        cache: OrtCpuCache,
+        rows: slice,
+        counts: NDArray[np.int64],
+        *,
+        all_logits: bool,
+    ) -> Logits:
+        """Run the graph on some rows of the cache; return [B, T or 1, V]."""
+        if self._session is None:
+            raise BackendError("the cpu runtime was closed")
+        totals = cache.lengths[rows] + counts  # [B], S of each row
+        batch_size, num_new = token_ids.shape
+        # Right padding: row b's mask has totals[b] ones. [B, S]
+        span = int(cache.lengths[rows].max()) + num_new
+        mask = (np.arange(span) < totals[:, None]).astype(np.int64)
+        logits = np.empty((batch_size, num_new if all_logits else 1, self.config.vocab_size), np.float32)
+
+        ids = np.ascontiguousarray(token_ids)
+        keep = np.array([0 if all_logits else 1], np.int64)
+        binding = cache.binding(self._session, rows)
+        _bind(binding.bind_input, contract.INPUT_IDS, ids)
+        _bind(binding.bind_input, contract.ATTENTION_MASK, mask)
+        _bind(binding.bind_input, contract.NUM_LOGITS_TO_KEEP, keep)
+        _bind(binding.bind_output, contract.LOGITS, logits)
+        try:
+            if cache.interrupted:
+                raise CancelledError("the step was cancelled")
+            self._session.run_with_iobinding(binding, cache.options)
+        except CancelledError:
+            raise
+        # onnxruntime's exceptions share no base but Exception.
+        except Exception as exc:
+            if cache.interrupted:
+                raise CancelledError("the step was cancelled") from exc
+            raise BackendError(f"onnxruntime failed in a step of {batch_size}x{num_new} tokens: {exc}") from exc
+        finally:
+            if cache.interrupted:
+                cache.interrupted = False
+                cache.options.terminate = False
+        return logits
+
+
+def _bind(bind: Any, name: str, array: NDArray[Any]) -> None:
+    """Bind an array's memory by address: no copy, and a row view of a larger buffer is allowed."""
+    bind(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+
+
+def open_runtime(bundle: Bundle, *, threads: int | None = None) -> OrtCpuRuntime:
+    """Open a bundle with the `cpu` runtime."""
+    return OrtCpuRuntime(bundle, threads=threads)

@@ -1,0 +1,101 @@
+"""transformers' own CodeGenForCausalLM in float32 as a runtime: the truth that exports are compared with."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codegen_edge.errors import BackendError, CancelledError, InvalidInputError
+from codegen_edge.model_config import ModelConfig
+from codegen_edge.runtimes.runtime import KVCache, Logits, TokenIds
+from codegen_edge.runtimes.step_input import check_step
+
+
+class ReferenceCache:
+    """One transformers cache a row, so that no row ever sees padding or another row."""
+
+    def __init__(self, batch_size: int, capacity: int) -> None:
+        from transformers import DynamicCache
+
+        self.capacity = capacity
+        self.rows: list[Any] = [DynamicCache() for _ in range(batch_size)]
+        self.interrupted = False
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """[B] tokens that each row holds."""
+        return np.array([row.get_seq_length() for row in self.rows], np.int64)
+
+    def rewind(self, row: int, length: int) -> None:
+        """Forget what row `row` holds beyond its first `length` tokens."""
+        if not 0 <= length <= self.lengths[row]:
+            raise InvalidInputError(f"row {row} holds {self.lengths[row]} tokens, cannot rewind it to {length}")
+        self.rows[row].crop(length)
+
+    def keep(self, rows: list[int]) -> None:
+        """Keep only `rows`."""
+        self.rows = [self.rows[row] for row in rows]
+
+    def interrupt(self) -> None:
+        """Stop before the next row is computed; a row in flight is finished, torch cannot be stopped."""
+        self.interrupted = True
+
+
+class ReferenceRuntime:
+    """The `reference` runtime: every row by itself, through transformers' forward and cache.
+
+    Args:
+        model: a CodeGenForCausalLM in evaluation mode.
+        config: its shape.
+    """
+
+    name = "reference"
+
+    def __init__(self, model: Any, config: ModelConfig) -> None:
+        self.config = config
+        self._model = model
+
+    def new_cache(self, batch_size: int, capacity: int) -> ReferenceCache:
+        """Empty caches; `capacity` is a limit, nothing is allocated."""
+        return ReferenceCache(batch_size, capacity)
+
+    def step(
+        self,
+        token_ids: TokenIds,
+        cache: KVCache,
+        *,
+        counts: NDArray[np.int64] | None = None,
+        all_logits: bool = False,
+    ) -> Logits:
+        """Append tokens to every row and return logits; see `Runtime.step`."""
+        import torch
+
+        cache = cast(ReferenceCache, cache)
+        if self._model is None:
+            raise BackendError("the reference runtime was closed")
+        counts = check_step(token_ids, cache, counts, self.config.vocab_size)
+        batch_size, num_new = token_ids.shape
+        before = cache.lengths
+        logits = np.zeros((batch_size, num_new if all_logits else 1, self.config.vocab_size), np.float32)
+        for row, count in enumerate(counts):
+            if cache.interrupted:
+                cache.interrupted = False
+                for done in range(row):
+                    cache.rewind(done, int(before[done]))
+                raise CancelledError("the step was cancelled")
+            with torch.inference_mode():
+                output = self._model(
+                    input_ids=torch.from_numpy(token_ids[row : row + 1, :count]),
+                    past_key_values=cache.rows[row],
+                    use_cache=True,
+                    logits_to_keep=0 if all_logits else 1,
+                )
+            row_logits = output.logits[0].float().numpy()
+            logits[row, : len(row_logits)] = row_logits
+        return logits if all_logits else logits[:, -1]
+
+    def close(self) -> None:
+        """Free the model."""
+        self._model = None

@@ -1,0 +1,15 @@
+"""The one generation loop, shared by every runtime."""
+
+from codegen_edge.runtimes.generation.cancel import CancelToken
+from codegen_edge.runtimes.generation.loop import GenerationLoop, TokenEvent
+from codegen_edge.runtimes.generation.params import FinishReason, GenerationParams
+from codegen_edge.runtimes.generation.text import TextAssembler
+
+__all__ = [
+    "CancelToken",
+    "FinishReason",
+    "GenerationLoop",
+    "GenerationParams",
+    "TextAssembler",
+    "TokenEvent",
+]

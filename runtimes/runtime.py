@@ -1,0 +1,80 @@
+"""The seam between the generation loop and whatever computes logits."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codegen_edge.model_config import ModelConfig
+
+TokenIds = NDArray[np.int64]
+Logits = NDArray[np.float32]
+
+
+class KVCache(Protocol):
+    """The past of a batch of sequences, as one runtime keeps it. Opaque above the seam but for these names.
+
+    Attributes:
+        capacity: the most tokens a row can hold (C).
+        lengths: [B] int64, tokens that each row holds now (P of the row).
+    """
+
+    capacity: int
+    lengths: NDArray[np.int64]
+
+    def rewind(self, row: int, length: int) -> None:
+        """Forget what row `row` holds beyond its first `length` tokens."""
+
+    def keep(self, rows: list[int]) -> None:
+        """Keep only `rows`, in the order given (ascending); the batch shrinks to them."""
+
+    def interrupt(self) -> None:
+        """Make the step in flight on this cache raise CancelledError soon. Callable from any thread."""
+
+
+@runtime_checkable
+class Runtime(Protocol):
+    """Token ids and a cache in, logits out. Everything else is policy above it.
+
+    Attributes:
+        name: the name in the registry.
+        config: the model's shape.
+    """
+
+    name: str
+    config: ModelConfig
+
+    def new_cache(self, batch_size: int, capacity: int) -> KVCache:
+        """An empty cache for `batch_size` rows of up to `capacity` tokens."""
+
+    def step(
+        self,
+        token_ids: TokenIds,
+        cache: KVCache,
+        *,
+        counts: NDArray[np.int64] | None = None,
+        all_logits: bool = False,
+    ) -> Logits:
+        """Append tokens to every row of `cache` and return logits.
+
+        Args:
+            token_ids: [B, T] int64; row b's new tokens stand left, what is right of them is ignored.
+            cache: of this runtime, with B rows; it holds the new tokens afterwards.
+            counts: [B] how many of the T tokens of each row are real (1…T); None means all.
+            all_logits: whether every position is wanted, or each row's last one only.
+
+        Returns:
+            [B, V] float32, the logits after each row's last token, or with `all_logits` [B, T, V],
+            of which row b's first `counts[b]` positions mean something. The caller owns the array.
+
+        Raises:
+            InvalidInputError: an id outside the vocabulary, or counts outside 1…T.
+            ContextLengthError: a row would exceed the cache's capacity.
+            CancelledError: `cache.interrupt()` was called. The cache's lengths are as before the step.
+            BackendError: the runtime failed.
+        """
+
+    def close(self) -> None:
+        """Free what the runtime holds; calling it twice is allowed, stepping afterwards is not."""
