@@ -52,7 +52,7 @@ def staged_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
         StorageError: the folder could not be made or put in place.
     """
     target = Path(os.path.abspath(target))
-    _check_target(target, overwrite=overwrite)
+    check_target(target, overwrite=overwrite)
     _remove_abandoned(target)
     stage = target.parent / f".{target.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}"
     with storage_errors(target):
@@ -61,7 +61,7 @@ def staged_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
         yield stage
         with storage_errors(target):
             _sync_tree(stage)
-            _check_target(target, overwrite=overwrite)  # another process may have made it meanwhile
+            check_target(target, overwrite=overwrite)  # another process may have made it meanwhile
             _put_in_place(stage, target)
             _sync(target.parent)
     finally:
@@ -96,7 +96,9 @@ def replace_file(path: Path, data: bytes) -> None:
             stage.unlink(missing_ok=True)
 
 
-def _check_target(target: Path, *, overwrite: bool) -> None:
+def check_target(target: Path, *, overwrite: bool) -> None:
+    """Raise InvalidInputError when `staged_folder` would refuse `target`."""
+    target = Path(os.path.abspath(target))
     if not target.parent.is_dir():
         raise InvalidInputError(f"{target.parent} is not a folder; make it first")
     if target.is_symlink() or (target.exists() and not target.is_dir()):

@@ -96,7 +96,7 @@ def _remove_shape_keepers(graph: ir.Graph) -> None:
         source, result = node.inputs[0], node.outputs[0]
         if source is None or source.shape is None or source.shape != result.shape:
             continue
-        ir.convenience.replace_all_uses_with(result, source)
+        ir.convenience.replace_all_uses_with(result, source, replace_graph_outputs=True)
         graph.remove(node, safe=True)
 
 

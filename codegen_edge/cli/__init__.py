@@ -1,0 +1,67 @@
+"""The command line: `codegen-edge export | verify | generate | inspect | doctor`. One command a file."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import traceback
+from types import FrameType
+from typing import NoReturn
+
+import click
+
+from codegen_edge.cli.doctor import doctor
+from codegen_edge.cli.export import export
+from codegen_edge.cli.generate import generate
+from codegen_edge.cli.inspect import inspect
+from codegen_edge.cli.verify import verify
+from codegen_edge.errors import CodegenEdgeError
+
+_INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+_TERMINATED = 143  # 128 + SIGTERM
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.version_option(package_name="codegen-edge")
+def cli(debug: bool) -> None:
+    """CodeGen on the edge: export to ONNX, prove the export equal, generate.
+
+    Start with: codegen-edge export Salesforce/codegen-350M-mono my-bundle
+    """
+
+
+for _command in (export, verify, generate, inspect, doctor):
+    cli.add_command(_command)
+
+
+def main() -> NoReturn:
+    """Run the command line and exit: 0 done, 1 failed, 2 wrong input, 130 interrupted."""
+    signal.signal(signal.SIGTERM, _exit_on_sigterm)
+    is_debug = "--debug" in sys.argv[1:2]
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.ClickException as exc:
+        exc.show()
+        code = exc.exit_code
+    except CodegenEdgeError as exc:
+        code = _report(exc, exc.exit_code, is_debug=is_debug)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted", err=True)
+        code = _INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output went away; nothing is left to say to it.
+        sys.stdout = None  # type: ignore[assignment]  # so that the interpreter does not flush it at exit
+        code = 1
+    sys.exit(code)
+
+
+def _report(exc: CodegenEdgeError, code: int, *, is_debug: bool) -> int:
+    if is_debug:
+        traceback.print_exc()
+    click.echo(f"error: {' '.join(str(exc).split())}", err=True)
+    return code
+
+
+def _exit_on_sigterm(signum: int, frame: FrameType | None) -> NoReturn:
+    sys.exit(_TERMINATED)

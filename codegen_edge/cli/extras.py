@@ -1,0 +1,19 @@
+"""Saying which extra a command needs, before an import fails in the middle."""
+
+from __future__ import annotations
+
+import importlib.util
+
+from codegen_edge.errors import RuntimeUnavailableError
+
+_EXPORT_MODULES = ("torch", "transformers", "onnx", "onnxscript", "onnx_ir", "safetensors", "huggingface_hub")
+
+
+def require_export_extra() -> None:
+    """Raise RuntimeUnavailableError when a package of the export extra is missing."""
+    missing = [name for name in _EXPORT_MODULES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise RuntimeUnavailableError(
+            f"this command needs {', '.join(missing)}. Install the export extra: "
+            'pip install "codegen-edge[export,cpu]"'
+        )

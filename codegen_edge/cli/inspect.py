@@ -1,0 +1,63 @@
+"""`codegen-edge inspect`: what a bundle holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print bundle.json after checking the files.")
+def inspect(bundle: Path, as_json: bool) -> None:
+    """Show what BUNDLE is made of, check every file's hash, and tell the last verdict.
+
+    codegen-edge inspect my-bundle
+    """
+    from rich.table import Table
+
+    from codegen_edge.bundle import open_bundle
+    from codegen_edge.cli.console import stdout
+
+    opened = open_bundle(bundle)
+    manifest = opened.manifest
+    if as_json:
+        click.echo(manifest.to_json().decode(), nl=False)
+        return
+    model, source = manifest.model, manifest.source
+    facts = Table(show_header=False, box=None)
+    facts.add_row("made of", f"{source.name} {source.revision or ''}({source.weights_dtype})")
+    facts.add_row("source sha256", source.sha256)
+    facts.add_row("task, target", f"{manifest.task}, {manifest.target}, {manifest.precision}")
+    facts.add_row(
+        "model",
+        f"{model.num_layers} layers, {model.num_heads} heads of {model.head_dim}, rotary {model.rotary_dim}, "
+        f"context {model.context_length}, vocabulary {model.vocab_size}",
+    )
+    facts.add_row("KV cache", f"{_kv_bytes_per_token(manifest) / 1024:.0f} KiB a token")
+    for sentence in source.mended:
+        facts.add_row("put right", sentence)
+    facts.add_row("tools", ", ".join(f"{name} {version}" for name, version in manifest.tools.items()))
+    facts.add_row("verdict", _verdict(manifest.parity))
+    stdout.print(facts)
+    files = Table("file", "bytes", "sha256")
+    for name, record in manifest.files.items():
+        files.add_row(name, f"{record.size_bytes:,}", record.sha256[:16] + "…")
+    stdout.print(files)
+    stdout.print(f"{opened.size_bytes / 1e6:.1f} MB in all; every file is as it was exported")
+
+
+def _kv_bytes_per_token(manifest: Any) -> int:
+    float32_bytes = 4
+    return int(2 * manifest.model.num_layers * manifest.model.hidden_size * float32_bytes)
+
+
+def _verdict(parity: dict[str, Any] | None) -> str:
+    if parity is None:
+        return "never verified: codegen-edge verify BUNDLE --reference CHECKPOINT"
+    comparisons = parity["comparisons"]
+    largest = max(comparison["max_abs_error"] for comparison in comparisons)
+    positions = sum(comparison["positions"] for comparison in comparisons)
+    return f"{parity['verdict']} on {parity['runtime']}: max |Δ| {largest:.1e} over {positions} positions"

@@ -1,0 +1,91 @@
+"""`codegen-edge verify`: is a bundle equal to its reference?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from codegen_edge.evaluation.parity import ParityReport
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@click.option("--reference", required=True, help="The checkpoint: a folder or a hub id.")
+@click.option("--revision", help="Branch, tag or commit of a hub id.")
+@click.option("--offline", is_flag=True, help="Use the hub's local cache only.")
+@click.option("--runtime", default="cpu", show_default=True)
+@click.option("--steps", type=int, help="Decode steps after each prompt.  [default: 16]")
+@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write the report to this file.")
+def verify(
+    bundle: Path,
+    reference: str,
+    revision: str | None,
+    offline: bool,
+    runtime: str,
+    steps: int | None,
+    json_file: Path | None,
+) -> None:
+    """Compare BUNDLE with the checkpoint, logit by logit and step by step.
+
+    The verdict goes into the bundle's bundle.json; exit code 1 when they differ.
+
+    codegen-edge verify my-bundle --reference Salesforce/codegen-350M-mono
+    """
+    from codegen_edge.bundle import open_bundle
+    from codegen_edge.cli.extras import require_export_extra
+    from codegen_edge.errors import InvalidInputError, ParityError
+    from codegen_edge.storage import replace_file
+
+    opened = open_bundle(bundle)
+    if json_file is not None and not json_file.absolute().parent.is_dir():
+        raise InvalidInputError(f"{json_file.absolute().parent} is not a folder; make it first")
+    require_export_extra()
+    from codegen_edge.cli.console import stderr, stdout
+    from codegen_edge.evaluation.parity import DEFAULT_STEPS
+    from codegen_edge.evaluation.verify import verify_bundle
+    from codegen_edge.exporter import locate_checkpoint, open_checkpoint
+
+    located = locate_checkpoint(reference, revision=revision, offline=offline)
+    with stderr.status("comparing every step with the reference"):
+        report = verify_bundle(
+            opened,
+            open_checkpoint(located.folder),
+            runtime=runtime,
+            num_steps=DEFAULT_STEPS if steps is None else steps,
+        )
+    stdout.print(parity_table(report))
+    opened.record_parity(report.to_dict())
+    if json_file is not None:
+        replace_file(json_file, (json.dumps(report.to_dict(), indent=2) + "\n").encode())
+    if not report.is_equal:
+        raise ParityError(f"{bundle} is not equal to {reference}: {report.first_failure}")
+    stdout.print(f"{bundle} is equal to {reference}")
+
+
+def parity_table(report: ParityReport) -> Table:
+    """The report as a table for the terminal."""
+    from rich.box import SIMPLE
+    from rich.table import Table
+
+    title = f"{report.runtime} against the reference, {report.num_prompts} prompts, {report.num_steps} steps each"
+    table = Table(title=title, title_justify="left", box=SIMPLE)
+    table.add_column("fed as")
+    for column in ("positions", "max |Δ|", "limit", "top-1", "near ties", "equal"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for comparison in report.comparisons:
+        table.add_row(
+            comparison.scenario,
+            str(comparison.positions),
+            f"{comparison.max_abs_error:.1e}",
+            f"{comparison.limit:.1e}",
+            f"{comparison.top1_agreement:.2%}",
+            str(comparison.near_ties),
+            "yes" if comparison.is_equal else "NO",
+        )
+    return table

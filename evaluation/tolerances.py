@@ -1,0 +1,34 @@
+"""How far a bundle's logits may be from the reference's, in one table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tolerance:
+    """The largest allowed |difference| of a value, per unit of the reference's spread.
+
+    Attributes:
+        relative: allowed |difference| for a spread (standard deviation) of 1 or less; larger ones scale it.
+        reason: where the number comes from.
+    """
+
+    relative: float
+    reason: str
+
+    def limit(self, reference: NDArray[np.float32]) -> float:
+        """The allowed |difference| for these reference values: `relative` times their spread, at least 1."""
+        return self.relative * max(1.0, float(reference.std()))
+
+
+TOLERANCES: dict[str, Tolerance] = {
+    "fp32": Tolerance(
+        relative=2e-4,
+        reason="float32 kernels sum in different orders: 20 layers differ by some 1e-5 at a spread below 1; "
+        "a wrong position, mask or layout differs by 1e-1 and more",
+    ),
+}

@@ -1,0 +1,100 @@
+"""Proving a bundle equal to the checkpoint that it was made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from codegen_edge.bundle import Bundle
+from codegen_edge.errors import BundleError, InvalidInputError
+from codegen_edge.evaluation.parity import (
+    DEFAULT_PROMPTS,
+    DEFAULT_STEPS,
+    ParityReport,
+    compare_positions,
+    compare_runtimes,
+)
+from codegen_edge.evaluation.tolerances import TOLERANCES
+from codegen_edge.exporter import Checkpoint, load_reference_model
+from codegen_edge.runtimes import open_runtime
+from codegen_edge.runtimes.backends.reference import ReferenceRuntime
+from codegen_edge.runtimes.features import FeatureExtractor
+from codegen_edge.tokenizer import Tokenizer
+
+
+def verify_bundle(
+    bundle: Bundle,
+    checkpoint: Checkpoint,
+    *,
+    runtime: str = "cpu",
+    num_steps: int = DEFAULT_STEPS,
+    prompts: Sequence[str] = DEFAULT_PROMPTS,
+) -> ParityReport:
+    """Compare a bundle with its checkpoint: logits, or hidden states for feature-extraction.
+
+    Memory: the reference model in float32, and the bundle's own.
+
+    Args:
+        bundle: an opened bundle.
+        checkpoint: the reference, read as float32 and run by transformers.
+        runtime: by which the bundle runs.
+        num_steps: cached decode steps after each prompt.
+        prompts: texts of different lengths.
+
+    Raises:
+        BundleError: the checkpoint is of another shape than the bundle.
+        InvalidInputError: a prompt does not fit the context, or no runtime has this name.
+        RuntimeUnavailableError: the runtime cannot be had here.
+    """
+    if bundle.manifest.model != checkpoint.model:
+        raise BundleError(
+            f"{checkpoint.folder} is not what {bundle.path} was made of: it is {checkpoint.model}, "
+            f"the bundle {bundle.manifest.model}"
+        )
+    tokenizer = Tokenizer(bundle.tokenizer_path)
+    token_ids = [tokenizer.encode(prompt) for prompt in prompts]
+    if bundle.manifest.task == "feature-extraction":
+        return _verify_features(bundle, checkpoint, token_ids, runtime)
+    tolerance = TOLERANCES[bundle.manifest.precision]
+    candidate = open_runtime(runtime, bundle)
+    reference = ReferenceRuntime(load_reference_model(checkpoint), checkpoint.model)
+    try:
+        return compare_runtimes(candidate, reference, token_ids, tolerance=tolerance, num_steps=num_steps)
+    finally:
+        candidate.close()
+        reference.close()
+
+
+def _verify_features(
+    bundle: Bundle, checkpoint: Checkpoint, prompts: list[list[int]], runtime: str
+) -> ParityReport:
+    import torch
+
+    if runtime != "cpu":
+        raise InvalidInputError(f"features are extracted by the cpu runtime, not by {runtime!r}")
+    tolerance = TOLERANCES[bundle.manifest.precision]
+    extractor = FeatureExtractor(bundle)
+    model = load_reference_model(checkpoint).transformer
+    with torch.inference_mode():
+        truths = [model(input_ids=torch.tensor([ids])).last_hidden_state[0].numpy() for ids in prompts]
+
+    def positions(results: Sequence[Any]) -> Any:
+        for row, (truth, result) in enumerate(zip(truths, results, strict=True)):
+            for position, (expected, actual) in enumerate(zip(truth, result, strict=True)):
+                yield f"prompt {row}, position {position}", expected, actual
+
+    alone = [extractor.extract([ids])[0] for ids in prompts]
+    together = extractor.extract(prompts)
+    assert all(np.shape(a) == np.shape(b) for a, b in zip(alone, together, strict=True))
+    return ParityReport(
+        runtime="cpu",
+        num_prompts=len(prompts),
+        num_steps=0,
+        tolerance=tolerance.relative,
+        comparisons=(
+            compare_positions("alone", positions(alone), tolerance),
+            compare_positions("padded batch", positions(together), tolerance),
+        ),
+    )
