@@ -54,7 +54,7 @@ class Manifest:
     Attributes:
         task: what the graph computes.
         target: which operators it is made of.
-        precision: how its weights are stored, for example "fp32".
+        precision: how its weights are stored.
         model: the model's shape.
         source: the checkpoint that it was made of.
         tools: versions of the programs that made it.
@@ -64,7 +64,7 @@ class Manifest:
 
     task: contract.Task
     target: contract.Target
-    precision: str
+    precision: contract.Precision
     model: ModelConfig
     source: Source
     tools: dict[str, str]
@@ -102,11 +102,16 @@ class Manifest:
             raise BundleError(
                 f"{MANIFEST_FILE} is malformed ({exc}); export the checkpoint again"
             ) from exc
-        if manifest.task not in contract.TASKS or manifest.target not in contract.TARGETS:
-            raise BundleError(
-                f"{MANIFEST_FILE} names task {manifest.task!r} and target {manifest.target!r}, which this "
-                "codegen-edge does not know; upgrade it"
-            )
+        for name, known in (
+            ("task", contract.TASKS),
+            ("target", contract.TARGETS),
+            ("precision", contract.PRECISIONS),
+        ):
+            if getattr(manifest, name) not in known:
+                raise BundleError(
+                    f"{MANIFEST_FILE} has {name} {getattr(manifest, name)!r}, this codegen-edge knows "
+                    f"{', '.join(known)}; upgrade it"
+                )
         return manifest
 
 

@@ -22,9 +22,11 @@ from typing import Literal, get_args
 
 Task = Literal["text-generation", "feature-extraction"]
 Target = Literal["ort"]
+Precision = Literal["fp32"]
 
 TASKS: tuple[Task, ...] = get_args(Task)
 TARGETS: tuple[Target, ...] = get_args(Target)
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 INPUT_IDS = "input_ids"
 ATTENTION_MASK = "attention_mask"

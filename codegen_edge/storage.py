@@ -52,8 +52,9 @@ def staged_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
         StorageError: the folder could not be made or put in place.
     """
     target = Path(os.path.abspath(target))
+    if target.parent.is_dir():
+        _remove_abandoned(target)
     check_target(target, overwrite=overwrite)
-    _remove_abandoned(target)
     stage = target.parent / f".{target.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}"
     with storage_errors(target):
         stage.mkdir()

@@ -51,6 +51,7 @@ def write_random_checkpoint(
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
     texts: Iterable[str] = (),
+    initializer_range: float = _INITIALIZER_RANGE,
     shard_bytes: int = _SHARD_BYTES,
 ) -> None:
     """Write a checkpoint with normally distributed weights.
@@ -61,14 +62,16 @@ def write_random_checkpoint(
         seed: of the weights.
         dtype: of the stored weights.
         texts: what the small tokenizer is trained on; without any it knows bytes and runs only.
+        initializer_range: standard deviation of the weights. Small models need more than the hub's 0.02, or
+            their attention is nearly uniform and hides faults of positions and masks.
         shard_bytes: the most bytes of a shard; memory stays near the largest tensor, or this where it is more.
     """
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = small_tokenizer(texts, vocab_size=min(shape.vocab_size, 2048) - 64)
     write_tokenizer(folder, tokenizer)
-    config = _config(shape, tokenizer.token_to_id(END_OF_TEXT), dtype)
+    config = _config(shape, tokenizer.token_to_id(END_OF_TEXT), dtype) | {"initializer_range": initializer_range}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    _write_weights(folder, ModelConfig.from_dict(config), seed, dtype, shard_bytes)
+    _write_weights(folder, config, seed, dtype, shard_bytes)
 
 
 def small_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -117,7 +120,6 @@ def _config(shape: ModelShape, end_of_text_id: int, dtype: torch.dtype) -> dict[
         "n_positions": shape.n_positions,
         "n_ctx": shape.n_positions,
         "layer_norm_epsilon": 1e-5,
-        "initializer_range": _INITIALIZER_RANGE,
         "tie_word_embeddings": False,
         "bos_token_id": end_of_text_id,
         "eos_token_id": end_of_text_id,
@@ -126,11 +128,11 @@ def _config(shape: ModelShape, end_of_text_id: int, dtype: torch.dtype) -> dict[
 
 
 def _write_weights(
-    folder: Path, model: ModelConfig, seed: int, dtype: torch.dtype, shard_bytes: int
+    folder: Path, config: dict[str, Any], seed: int, dtype: torch.dtype, shard_bytes: int
 ) -> None:
     shards: list[list[str]] = [[]]
     filled = 0
-    shapes = layout.expected_tensors(model, with_lm_head=True)
+    shapes = layout.expected_tensors(ModelConfig.from_dict(config), with_lm_head=True)
     for name, shape in shapes.items():
         size_bytes = torch.Size(shape).numel() * dtype.itemsize
         if shards[-1] and filled + size_bytes > shard_bytes:
@@ -139,11 +141,12 @@ def _write_weights(
         shards[-1].append(name)
         filled += size_bytes
     generator = torch.Generator().manual_seed(seed)
+    deviation = config["initializer_range"]
     weight_map = {}
     for number, names in enumerate(shards, start=1):
         whole = len(shards) == 1
         file = "model.safetensors" if whole else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
-        tensors = {name: _random(name, shapes[name], generator).to(dtype) for name in names}
+        tensors = {name: _random(name, shapes[name], deviation, generator).to(dtype) for name in names}
         save_file(tensors, folder / file, metadata={"format": "pt"})
         weight_map |= dict.fromkeys(names, file)
     if len(shards) > 1:
@@ -151,6 +154,8 @@ def _write_weights(
         (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 
-def _random(name: str, shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:
+def _random(
+    name: str, shape: tuple[int, ...], deviation: float, generator: torch.Generator
+) -> torch.Tensor:
     mean = 1.0 if ".ln_" in name and name.endswith("weight") else 0.0
-    return torch.empty(shape).normal_(mean, _INITIALIZER_RANGE, generator=generator)
+    return torch.empty(shape).normal_(mean, deviation, generator=generator)

@@ -32,7 +32,8 @@ class ReferenceCache:
         """Forget what row `row` holds beyond its first `length` tokens."""
         if not 0 <= length <= self.lengths[row]:
             raise InvalidInputError(f"row {row} holds {self.lengths[row]} tokens, cannot rewind it to {length}")
-        self.rows[row].crop(length)
+        if length < self.lengths[row]:
+            self.rows[row].crop(length - int(self.lengths[row]))  # negative: how many tokens to drop
 
     def keep(self, rows: list[int]) -> None:
         """Keep only `rows`."""

@@ -1,0 +1,70 @@
+"""Checkpoints and bundles made on the spot, once a session, and never changed: tests that alter one copy it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from codegen_edge.bundle import Bundle, open_bundle
+from codegen_edge.exporter import ExportOptions, export_checkpoint, locate_checkpoint
+from codegen_edge.exporter.random_checkpoint import ModelShape, write_random_checkpoint
+
+TEXTS = (
+    "def hello_world():\n    print('hello world')\n\n\nfor i in range(10):\n\treturn i * 2  # again\n",
+    "class Stack:\n    def push(self, item):\n        self.items.append(item)\n\n\nimport os\nimport sys\n",
+) * 4
+TINY = ModelShape(n_layer=2, n_embd=64, n_head=4, rotary_dim=16, vocab_size=640, n_positions=128)
+# Sharp enough that a wrong position, mask or layout moves logits by far more than the tolerance.
+SHARP = 0.25
+
+MakeCheckpoint = Callable[..., Path]
+
+
+@pytest.fixture(scope="session")
+def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> MakeCheckpoint:
+    """Write a random checkpoint; takes what `write_random_checkpoint` takes."""
+
+    def make(shape: ModelShape = TINY, **options: Any) -> Path:
+        folder = tmp_path_factory.mktemp("checkpoint") / "codegen-tiny"
+        options = {"texts": TEXTS, "initializer_range": SHARP} | options
+        write_random_checkpoint(folder, shape, **options)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(make_checkpoint: MakeCheckpoint) -> Path:
+    """A float32 checkpoint of two layers. Read only."""
+    return make_checkpoint()
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The checkpoint's text-generation bundle, not verified. Read only."""
+    out = tmp_path_factory.mktemp("bundle") / "tiny"
+    return export_checkpoint(locate_checkpoint(str(tiny_checkpoint)), out)
+
+
+@pytest.fixture(scope="session")
+def feature_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The checkpoint's feature-extraction bundle. Read only."""
+    out = tmp_path_factory.mktemp("bundle") / "tiny-features"
+    options = ExportOptions(task="feature-extraction")
+    return export_checkpoint(locate_checkpoint(str(tiny_checkpoint)), out, options)
+
+
+@pytest.fixture
+def checkpoint_copy(tiny_checkpoint: Path, tmp_path: Path) -> Path:
+    """A copy of the checkpoint to alter."""
+    return shutil.copytree(tiny_checkpoint, tmp_path / "checkpoint")
+
+
+@pytest.fixture
+def bundle_copy(tiny_bundle: Bundle, tmp_path: Path) -> Bundle:
+    """A copy of the bundle to alter."""
+    return open_bundle(shutil.copytree(tiny_bundle.path, tmp_path / "bundle"), check="size")

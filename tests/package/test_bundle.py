@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from codegen_edge.bundle import Bundle, Manifest, open_bundle
+from codegen_edge.errors import BundleError, IntegrityError
+
+
+def edit_manifest(bundle: Bundle, edit: Callable[[dict[str, Any]], object]) -> None:
+    path = bundle.path / "bundle.json"
+    fields = json.loads(path.read_text())
+    edit(fields)
+    path.write_text(json.dumps(fields))
+
+
+def test_manifest_survives_a_round_trip(tiny_bundle: Bundle) -> None:
+    assert Manifest.from_dict(json.loads(tiny_bundle.manifest.to_json())) == tiny_bundle.manifest
+
+
+def test_exported_bundle_opens_with_every_hash_checked(tiny_bundle: Bundle) -> None:
+    assert open_bundle(tiny_bundle.path, check="full").manifest == tiny_bundle.manifest
+
+
+@pytest.mark.parametrize("name", ["onnx/model.onnx", "onnx/model.onnx_data", "tokenizer.json", "config.json"])
+def test_flipped_bit_is_refused_by_name(bundle_copy: Bundle, name: str) -> None:
+    path = bundle_copy.path / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(IntegrityError, match=path.name):
+        open_bundle(bundle_copy.path)
+
+
+@pytest.mark.parametrize("check", ["full", "size"])
+def test_truncated_file_is_refused(bundle_copy: Bundle, check: Any) -> None:
+    path = bundle_copy.path / "onnx/model.onnx_data"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(IntegrityError, match="truncated"):
+        open_bundle(bundle_copy.path, check=check)
+
+
+def test_missing_file_is_refused(bundle_copy: Bundle) -> None:
+    (bundle_copy.path / "onnx/model.onnx_data").unlink()
+    with pytest.raises(IntegrityError, match="missing"):
+        open_bundle(bundle_copy.path)
+
+
+@pytest.mark.parametrize("name", ["../secret", "/etc/passwd", "onnx/../../secret", "a\nb", "..\\secret"])
+def test_manifest_that_points_outside_is_refused(bundle_copy: Bundle, name: str) -> None:
+    def add(fields: dict[str, Any]) -> None:
+        fields["files"][name] = {"size_bytes": 1, "sha256": "0" * 64}
+
+    edit_manifest(bundle_copy, add)
+    with pytest.raises(IntegrityError, match="outside the bundle"):
+        open_bundle(bundle_copy.path)
+
+
+def test_newer_format_asks_for_an_upgrade(bundle_copy: Bundle) -> None:
+    edit_manifest(bundle_copy, lambda fields: fields.update(format_version=99))
+    with pytest.raises(BundleError, match="upgrade"):
+        open_bundle(bundle_copy.path)
+
+
+@pytest.mark.parametrize("field", ["task", "model", "files", "source", "tools", "precision"])
+@pytest.mark.parametrize("value", [None, 1, "unknown"])
+def test_malformed_field_is_refused(bundle_copy: Bundle, field: str, value: object) -> None:
+    edit_manifest(bundle_copy, lambda fields: fields.update({field: value}))
+    with pytest.raises(BundleError):
+        open_bundle(bundle_copy.path)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", '"text"', "[" * 100_000])
+def test_manifest_that_is_no_json_object_is_refused(bundle_copy: Bundle, content: str) -> None:
+    (bundle_copy.path / "bundle.json").write_text(content)
+    with pytest.raises(BundleError, match=r"bundle\.json"):
+        open_bundle(bundle_copy.path)
+
+
+def test_folder_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"no bundle\.json"):
+        open_bundle(tmp_path)
+    with pytest.raises(BundleError, match="not a folder"):
+        open_bundle(tmp_path / "none")
+
+
+def test_verdict_is_recorded_and_read_again(bundle_copy: Bundle) -> None:
+    bundle_copy.record_parity({"verdict": "equal"})
+    assert open_bundle(bundle_copy.path).manifest.parity == {"verdict": "equal"}
+
+
+def test_wrong_task_is_named(feature_bundle: Bundle) -> None:
+    with pytest.raises(BundleError, match="feature-extraction"):
+        feature_bundle.require_task("text-generation")

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from codegen_edge.bundle import Bundle
+from codegen_edge.runtimes.generation import TextAssembler
+from codegen_edge.tokenizer import Tokenizer
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_bundle: Bundle) -> Tokenizer:
+    return Tokenizer(tiny_bundle.tokenizer_path)
+
+
+def feed(tokenizer: Tokenizer, token_ids: list[int], stop: tuple[str, ...] = ()) -> tuple[list[str], bool]:
+    """The pieces, and whether a stop string was met."""
+    assembler = TextAssembler(tokenizer, stop)
+    pieces = []
+    for token_id in token_ids:
+        pieces.append(assembler.add(token_id))
+        if assembler.is_stopped:
+            return pieces, True
+    return [*pieces, assembler.finish()], assembler.is_stopped
+
+
+def test_pieces_of_any_tokens_join_to_the_decoded_text(tokenizer: Tokenizer) -> None:
+    @given(st.lists(st.integers(0, tokenizer.vocab_size - 1), max_size=20))
+    def check(token_ids: list[int]) -> None:
+        assert "".join(feed(tokenizer, token_ids)[0]) == tokenizer.decode(token_ids)
+
+    check()
+
+
+def test_character_of_several_tokens_comes_whole(tokenizer: Tokenizer) -> None:
+    token_ids = tokenizer.encode("世界🌍")
+    pieces, _ = feed(tokenizer, token_ids)
+    assert len(token_ids) > 3
+    assert [piece for piece in pieces if piece] == ["世", "界", "🌍"]
+
+
+def test_text_is_cut_at_the_earliest_stop_as_whole_text_would_be(tokenizer: Tokenizer) -> None:
+    @given(
+        st.text("ab\n é", max_size=30),
+        st.lists(st.text("ab\n é", min_size=1, max_size=4), min_size=1, max_size=3),
+    )
+    def check(text: str, stops: list[str]) -> None:
+        pieces, is_stopped = feed(tokenizer, tokenizer.encode(text), tuple(stops))
+        ends = [index for index in map(text.find, stops) if index >= 0]
+        joined = "".join(pieces)
+        assert is_stopped == bool(ends)
+        if not ends:
+            assert joined == text
+            return
+        # The first stop to be complete ends the text; of those that one token completes, the earliest.
+        assert text.startswith(joined)
+        assert any(text.startswith(joined + stop) for stop in stops)
+        assert not any(stop in joined for stop in stops)
+
+    check()
+
+
+def test_no_piece_ever_holds_a_part_of_the_stop_that_follows(tokenizer: Tokenizer) -> None:
+    pieces, is_stopped = feed(tokenizer, tokenizer.encode("return 1\n\n\ndef"), ("\n\n\n",))
+    assert is_stopped
+    assert "".join(pieces) == "return 1"
+
+
+def test_text_held_back_for_a_stop_that_never_comes_is_released(tokenizer: Tokenizer) -> None:
+    pieces, is_stopped = feed(tokenizer, tokenizer.encode("end\n\n"), ("\n\n\n",))
+    assert not is_stopped
+    assert "".join(pieces) == "end\n\n"
+    assert pieces[-1] == "\n\n"

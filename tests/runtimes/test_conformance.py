@@ -1,0 +1,216 @@
+"""What every runtime must do. A runtime is covered by standing in `RUNTIMES` below."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from codegen_edge.bundle import Bundle
+from codegen_edge.errors import BackendError, CancelledError, ContextLengthError, InvalidInputError
+from codegen_edge.exporter import load_reference_model, open_checkpoint
+from codegen_edge.runtimes import RUNTIMES as REGISTERED
+from codegen_edge.runtimes import Runtime, TokenIds, open_runtime
+from codegen_edge.runtimes.backends.reference import ReferenceRuntime
+from codegen_edge.runtimes.backends.scripted import ScriptedRuntime
+
+# Steps of one runtime over the same tokens, fed differently: float32 rounding only.
+CLOSE = 2e-5
+
+
+def hash_script(sequence: tuple[int, ...]) -> NDArray[np.float32]:
+    """Logits that depend on every token of the sequence."""
+    return np.random.default_rng(list(sequence)).normal(size=640).astype(np.float32)
+
+
+@pytest.fixture(params=[*REGISTERED, "reference", "scripted"])
+def runtime(request: pytest.FixtureRequest, tiny_bundle: Bundle, tiny_checkpoint: Path) -> Iterator[Runtime]:
+    made: Runtime
+    if request.param == "scripted":
+        made = ScriptedRuntime(hash_script, vocab_size=640, context_length=128)
+    elif request.param == "reference":
+        checkpoint = open_checkpoint(tiny_checkpoint)
+        made = ReferenceRuntime(load_reference_model(checkpoint), checkpoint.model)
+    else:
+        made = open_runtime(request.param, tiny_bundle)
+    yield made
+    made.close()
+
+
+def row_of(*token_ids: int) -> TokenIds:
+    return np.array([token_ids], np.int64)
+
+
+TOKENS = (5, 300, 17, 611, 42, 42, 7, 128, 255)
+
+
+def full_forward(runtime: Runtime, tokens: tuple[int, ...] = TOKENS) -> NDArray[np.float32]:
+    """[T, V] of one step over all tokens."""
+    return runtime.step(row_of(*tokens), runtime.new_cache(1, len(tokens)), all_logits=True)[0]
+
+
+def assert_close(actual: NDArray[np.float32], expected: NDArray[np.float32], what: str) -> None:
+    difference = np.abs(actual - expected)
+    steps = np.flatnonzero((difference > CLOSE).any(axis=-1)) if difference.ndim > 1 else []
+    assert difference.max() <= CLOSE, (
+        f"{what}: max {difference.max():.2g}, mean {difference.mean():.2g}, differing steps {list(steps)}"
+    )
+
+
+def test_runtime_meets_the_protocol(runtime: Runtime) -> None:
+    assert isinstance(runtime, Runtime)
+    logits = full_forward(runtime)
+    assert logits.shape == (len(TOKENS), runtime.config.vocab_size)
+    assert logits.dtype == np.float32
+
+
+def test_cached_step_equals_full_forward(runtime: Runtime) -> None:
+    cache = runtime.new_cache(1, len(TOKENS))
+    steps = [runtime.step(row_of(token_id), cache)[0] for token_id in TOKENS]
+    assert_close(np.stack(steps), full_forward(runtime), "one token at a time")
+    assert cache.lengths.tolist() == [len(TOKENS)]
+
+
+@pytest.mark.parametrize("chunk", [2, 3, 8])
+def test_chunked_prefill_equals_full_forward(runtime: Runtime, chunk: int) -> None:
+    cache = runtime.new_cache(1, len(TOKENS))
+    parts = [
+        runtime.step(row_of(*TOKENS[start : start + chunk]), cache, all_logits=True)[0]
+        for start in range(0, len(TOKENS), chunk)
+    ]
+    assert_close(np.concatenate(parts), full_forward(runtime), f"chunks of {chunk}")
+
+
+def test_last_logits_are_the_last_of_all(runtime: Runtime) -> None:
+    last = runtime.step(row_of(*TOKENS), runtime.new_cache(1, len(TOKENS)))
+    assert last.shape == (1, runtime.config.vocab_size)
+    assert_close(last[0], full_forward(runtime)[-1], "last position")
+
+
+@pytest.mark.parametrize("all_logits", [False, True])
+def test_rows_of_a_ragged_batch_equal_their_single_runs(runtime: Runtime, all_logits: bool) -> None:
+    rows = [TOKENS, TOKENS[:4], (9,), TOKENS[2:8]]
+    counts = np.array([len(row) for row in rows], np.int64)
+    token_ids = np.zeros((len(rows), counts.max()), np.int64)
+    for index, row in enumerate(rows):
+        token_ids[index, : len(row)] = row
+    cache = runtime.new_cache(len(rows), 16)
+    logits = runtime.step(token_ids, cache, counts=counts, all_logits=all_logits)
+    followers = np.array([[1], [2], [3], [4]], np.int64)
+    decoded = runtime.step(followers, cache)
+    for index, row in enumerate(rows):
+        alone = full_forward(runtime, (*row, int(followers[index, 0])))
+        actual = logits[index, : len(row)] if all_logits else logits[index]
+        assert_close(actual, alone[:-1] if all_logits else alone[-2], f"row {index}, prefill")
+        assert_close(decoded[index], alone[-1], f"row {index}, decode")
+    assert cache.lengths.tolist() == [len(row) + 1 for row in rows]
+
+
+def test_several_tokens_onto_a_ragged_past_equal_full_forward(runtime: Runtime) -> None:
+    cache = runtime.new_cache(2, 16)
+    runtime.step(np.array([[5, 300, 17], [9, 0, 0]], np.int64), cache, counts=np.array([3, 1]))
+    logits = runtime.step(np.array([[611, 42], [300, 0]], np.int64), cache, counts=np.array([2, 1]))
+    assert_close(logits[0], full_forward(runtime, (5, 300, 17, 611, 42))[-1], "row 0")
+    assert_close(logits[1], full_forward(runtime, (9, 300))[-1], "row 1")
+
+
+def test_rewound_row_forgets(runtime: Runtime) -> None:
+    cache = runtime.new_cache(1, 16)
+    runtime.step(row_of(5, 300, 17, 611), cache)
+    cache.rewind(0, 2)
+    logits = runtime.step(row_of(42), cache)
+    assert_close(logits[0], full_forward(runtime, (5, 300, 42))[-1], "after rewind")
+    with pytest.raises(InvalidInputError):
+        cache.rewind(0, 4)
+
+
+def test_kept_rows_go_on_as_if_alone(runtime: Runtime) -> None:
+    cache = runtime.new_cache(3, 16)
+    runtime.step(np.array([[5, 6], [7, 8], [9, 10]], np.int64), cache)
+    cache.keep([0, 2])
+    logits = runtime.step(np.array([[11], [12]], np.int64), cache)
+    assert_close(logits[0], full_forward(runtime, (5, 6, 11))[-1], "row 0")
+    assert_close(logits[1], full_forward(runtime, (9, 10, 12))[-1], "row 2")
+    assert cache.lengths.tolist() == [3, 3]
+
+
+def test_full_cache_is_refused_and_stays_usable(runtime: Runtime) -> None:
+    cache = runtime.new_cache(1, 3)
+    runtime.step(row_of(5, 300), cache)
+    with pytest.raises(ContextLengthError, match="4 tokens .* capacity of 3"):
+        runtime.step(row_of(1, 2), cache)
+    assert_close(runtime.step(row_of(17), cache)[0], full_forward(runtime, TOKENS[:3])[-1], "afterwards")
+
+
+@pytest.mark.parametrize("token_id", [-1, 640, 2**40])
+def test_id_outside_the_vocabulary_is_refused(runtime: Runtime, token_id: int) -> None:
+    with pytest.raises(InvalidInputError, match=f"{token_id} is outside the vocabulary of 640"):
+        runtime.step(row_of(1, token_id), runtime.new_cache(1, 4))
+
+
+@pytest.mark.parametrize(
+    ("token_ids", "counts"),
+    [
+        (np.zeros((1, 0), np.int64), None),
+        (np.zeros((1, 2), np.int32), None),
+        (np.zeros(2, np.int64), None),
+        (np.zeros((2, 2), np.int64), None),
+        (np.zeros((1, 2), np.int64), np.array([0])),
+        (np.zeros((1, 2), np.int64), np.array([3])),
+        (np.zeros((1, 2), np.int64), np.array([1, 1])),
+    ],
+)
+def test_malformed_step_is_refused(
+    runtime: Runtime, token_ids: TokenIds, counts: NDArray[np.int64] | None
+) -> None:
+    with pytest.raises(InvalidInputError):
+        runtime.step(token_ids, runtime.new_cache(1, 4), counts=counts)
+
+
+def test_interrupted_step_is_cancelled_and_the_cache_stays_usable(runtime: Runtime) -> None:
+    cache = runtime.new_cache(1, 8)
+    runtime.step(row_of(5, 300), cache)
+    cache.interrupt()
+    with pytest.raises(CancelledError):
+        runtime.step(row_of(17), cache)
+    assert cache.lengths.tolist() == [2]
+    assert_close(runtime.step(row_of(17), cache)[0], full_forward(runtime, TOKENS[:3])[-1], "afterwards")
+
+
+def test_threads_with_caches_of_their_own_do_not_disturb_each_other(runtime: Runtime) -> None:
+    expected = full_forward(runtime)
+    failures: list[str] = []
+
+    def work() -> None:
+        for _ in range(5):
+            cache = runtime.new_cache(1, len(TOKENS))
+            steps = np.stack([runtime.step(row_of(token_id), cache)[0] for token_id in TOKENS])
+            if np.abs(steps - expected).max() > CLOSE:
+                failures.append(threading.current_thread().name)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+
+
+def test_closing_twice_is_allowed_and_stepping_afterwards_is_not(runtime: Runtime) -> None:
+    cache = runtime.new_cache(1, 4)
+    runtime.close()
+    runtime.close()
+    with pytest.raises(BackendError, match="closed"):
+        runtime.step(row_of(1), cache)
+
+
+def test_returned_logits_belong_to_the_caller(runtime: Runtime) -> None:
+    cache = runtime.new_cache(1, 4)
+    first = runtime.step(row_of(5), cache)
+    before = first.copy()
+    runtime.step(row_of(6), cache)
+    assert np.array_equal(first, before)

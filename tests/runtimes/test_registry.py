@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+import sys
+
+import pytest
+
+from codegen_edge.bundle import Bundle
+from codegen_edge.errors import BundleError, InvalidInputError, RuntimeUnavailableError
+from codegen_edge.runtimes import open_runtime
+from codegen_edge.runtimes.backends import ort_cpu
+
+
+def test_unknown_runtime_lists_the_known_ones(tiny_bundle: Bundle) -> None:
+    with pytest.raises(InvalidInputError, match="no runtime 'gpu'; there are: cpu"):
+        open_runtime("gpu", tiny_bundle)
+
+
+def test_missing_onnxruntime_names_the_extra(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(RuntimeUnavailableError, match=r"codegen-edge\[cpu\]"):
+        open_runtime("cpu", tiny_bundle)
+
+
+def test_another_provider_than_asked_for_is_refused(
+    tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # onnxruntime gives its CPU provider for any that it lacks; the check must see that it was another one.
+    monkeypatch.setattr(ort_cpu, "PROVIDER", "XnnpackExecutionProvider")
+    with pytest.warns(UserWarning, match="XnnpackExecutionProvider"), pytest.raises(RuntimeUnavailableError):
+        open_runtime("cpu", tiny_bundle)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a graph", b"<html>404</html>"])
+def test_graph_that_onnxruntime_refuses_is_an_error_of_ours(bundle_copy: Bundle, content: bytes) -> None:
+    bundle_copy.model_path.write_bytes(content)
+    with pytest.raises(BundleError, match="onnxruntime .* refuses"):
+        open_runtime("cpu", bundle_copy)
+
+
+def test_features_bundle_is_no_text_runtime(feature_bundle: Bundle) -> None:
+    with pytest.raises(BundleError, match="--task text-generation"):
+        open_runtime("cpu", feature_bundle)
+
+
+@pytest.mark.parametrize("threads", [0, -1])
+def test_bad_thread_count_is_refused(tiny_bundle: Bundle, threads: int) -> None:
+    with pytest.raises(InvalidInputError, match="threads"):
+        open_runtime("cpu", tiny_bundle, threads=threads)
