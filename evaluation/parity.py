@@ -101,8 +101,16 @@ class ParityReport:
         return f"{failed[0].scenario}: {failed[0].first_failure}" if failed else None
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {"verdict": "equal" if self.is_equal else "different", **asdict(self)}
+        """For JSON, which has no infinity: such a figure becomes the text "inf"."""
+        fields = asdict(self)
+        fields["comparisons"] = [
+            {
+                name: str(value) if isinstance(value, float) and not np.isfinite(value) else value
+                for name, value in comparison.items()
+            }
+            for comparison in fields["comparisons"]
+        ]
+        return {"verdict": "equal" if self.is_equal else "different", **fields}
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +189,7 @@ def compare_positions(scenario: str, positions: _Positions, tolerance: Tolerance
     for where, expected, actual in positions:
         difference = np.abs(expected - actual)
         # NaN must count as the largest error, not vanish in a comparison.
-        error = float(np.nan_to_num(difference, nan=np.inf).max())
+        error = float(np.nan_to_num(difference, nan=np.inf, posinf=np.inf).max())
         limit = tolerance.limit(expected)
         top, chosen = int(expected.argmax()), int(actual.argmax())
         margin = float(expected[top] - expected[chosen])  # 0 where they agree
@@ -215,7 +223,9 @@ def compare_positions(scenario: str, positions: _Positions, tolerance: Tolerance
 
 
 def kl_divergence(expected: NDArray[np.float32], actual: NDArray[np.float32]) -> float:
-    """KL(softmax(expected) || softmax(actual)) in nats, in float64; both [V]."""
+    """KL(softmax(expected) || softmax(actual)) in nats, in float64; both [V]. Infinite where one is not finite."""
+    if not (np.isfinite(expected).all() and np.isfinite(actual).all()):
+        return float("inf")
     log_p, log_q = _log_softmax(expected), _log_softmax(actual)
     return float((np.exp(log_p) * (log_p - log_q)).sum())
 

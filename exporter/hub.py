@@ -47,43 +47,59 @@ def locate_checkpoint(
         CheckpointError: nothing is there, or the hub cannot be reached.
     """
     folder = Path(checkpoint)
-    if folder.is_dir():
+    if checkpoint and folder.is_dir():
         if revision is not None:
             raise InvalidInputError(f"{checkpoint} is a local folder; --revision is for hub ids")
         return LocatedCheckpoint(folder, folder.resolve().name, None)
-    if folder.exists() or _HUB_ID.fullmatch(checkpoint) is None:
+    if (checkpoint and folder.exists()) or _HUB_ID.fullmatch(checkpoint) is None:
         raise CheckpointError(
-            f"{checkpoint} is neither a folder nor a hub id (like Salesforce/codegen-350M-mono)"
+            f"{checkpoint!r} is neither a folder nor a hub id (like Salesforce/codegen-350M-mono)"
         )
     return _download(checkpoint, revision, offline=offline)
 
 
 def _download(hub_id: str, revision: str | None, *, offline: bool) -> LocatedCheckpoint:
-    import huggingface_hub
     from huggingface_hub import errors
 
     try:
-        weights = _SAFETENSORS + _BIN
-        if not offline:
-            # One format only: a repository may hold both, and weights are large.
-            names = huggingface_hub.list_repo_files(hub_id, revision=revision)
-            has_safetensors = any(name.endswith(".safetensors") for name in names)
-            weights = _SAFETENSORS if has_safetensors else _BIN
-        snapshot = huggingface_hub.snapshot_download(
-            hub_id, revision=revision, allow_patterns=_FILES + weights, local_files_only=offline
-        )
+        snapshot = _snapshot_offline(hub_id, revision) if offline else _snapshot(hub_id, revision)
     except errors.LocalEntryNotFoundError as exc:
         hint = "it is not in the local cache; drop --offline" if offline else "the hub cannot be reached"
         raise CheckpointError(f"{hub_id} (revision {revision or 'main'}): {hint}") from exc
-    except (errors.OfflineModeIsEnabled, errors.HFValidationError) as exc:
-        raise CheckpointError(f"{hub_id}: {_first_line(exc)}") from exc
-    except (errors.HfHubHTTPError, OSError) as exc:
+    # The hub's library lets through what its HTTP library raises, and changes that library between versions.
+    except Exception as exc:
         raise CheckpointError(
             f"{hub_id} is no local folder, and fetching it from the hub (revision {revision or 'main'}) failed: "
             f"{_first_line(exc)}"
         ) from exc
     folder = Path(snapshot)
     return LocatedCheckpoint(folder, hub_id, folder.name)  # the cache names a snapshot by its commit
+
+
+def _snapshot(hub_id: str, revision: str | None) -> str:
+    """Download what an export needs, with the weights in one format only: a repository may hold both."""
+    import huggingface_hub
+
+    files = huggingface_hub.model_info(hub_id, revision=revision).siblings or []
+    has_safetensors = any(file.rfilename.endswith(".safetensors") for file in files)
+    patterns = _FILES + (_SAFETENSORS if has_safetensors else _BIN)
+    return huggingface_hub.snapshot_download(hub_id, revision=revision, allow_patterns=patterns)
+
+
+def _snapshot_offline(hub_id: str, revision: str | None) -> str:
+    """Find what was downloaded before; the cache counts as whole when the weights are there in either format."""
+    import huggingface_hub
+    from huggingface_hub import errors
+
+    def find(weights: list[str]) -> str:
+        return huggingface_hub.snapshot_download(
+            hub_id, revision=revision, allow_patterns=_FILES + weights, local_files_only=True
+        )
+
+    try:
+        return find(_SAFETENSORS)
+    except errors.LocalEntryNotFoundError:
+        return find(_BIN)
 
 
 def _first_line(exc: BaseException) -> str:

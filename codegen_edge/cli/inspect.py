@@ -58,6 +58,6 @@ def _verdict(parity: dict[str, Any] | None) -> str:
     if parity is None:
         return "never verified: codegen-edge verify BUNDLE --reference CHECKPOINT"
     comparisons = parity["comparisons"]
-    largest = max(comparison["max_abs_error"] for comparison in comparisons)
+    largest = max(float(comparison["max_abs_error"]) for comparison in comparisons)
     positions = sum(comparison["positions"] for comparison in comparisons)
     return f"{parity['verdict']} on {parity['runtime']}: max |Δ| {largest:.1e} over {positions} positions"
