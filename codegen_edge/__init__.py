@@ -1,8 +1,8 @@
 """codegen-edge: CodeGen checkpoints to ONNX, proved equal to the reference, and run on edge machines.
 
-    from codegen_edge import load_model
-    with load_model("bundle", runtime="cpu") as model:
-        print(model.generate("def hello_world():", max_new_tokens=32).text)
+from codegen_edge import load_model
+with load_model("bundle", runtime="cpu") as model:
+    print(model.generate("def hello_world():", max_new_tokens=32).text)
 """
 
 from codegen_edge.bundle import Bundle, open_bundle

@@ -99,9 +99,7 @@ class Manifest:
                 parity=fields.get("parity"),
             )
         except (KeyError, TypeError, ValueError, AttributeError) as exc:
-            raise BundleError(
-                f"{MANIFEST_FILE} is malformed ({exc}); export the checkpoint again"
-            ) from exc
+            raise BundleError(f"{MANIFEST_FILE} is malformed ({exc}); export the checkpoint again") from exc
         for name, known in (
             ("task", contract.TASKS),
             ("target", contract.TARGETS),
@@ -184,9 +182,7 @@ def records_of(folder: Path, known: dict[str, FileRecord]) -> dict[str, FileReco
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
         if path.is_file() and name != MANIFEST_FILE:
-            records[name] = known.get(name) or FileRecord(
-                size_bytes=path.stat().st_size, sha256=sha256_of(path)
-            )
+            records[name] = known.get(name) or FileRecord(size_bytes=path.stat().st_size, sha256=sha256_of(path))
     return records
 
 

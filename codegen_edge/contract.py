@@ -23,10 +23,12 @@ from typing import Literal, get_args
 Task = Literal["text-generation", "feature-extraction"]
 Target = Literal["ort"]
 Precision = Literal["fp32"]
+KVPart = Literal["key", "value"]
 
 TASKS: tuple[Task, ...] = get_args(Task)
 TARGETS: tuple[Target, ...] = get_args(Target)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+KV_PARTS: tuple[KVPart, ...] = get_args(KVPart)
 
 INPUT_IDS = "input_ids"
 ATTENTION_MASK = "attention_mask"
@@ -43,11 +45,11 @@ MODEL_FILE = "onnx/model.onnx"
 WEIGHTS_FILE = "onnx/model.onnx_data"
 
 
-def past_name(layer: int, part: Literal["key", "value"]) -> str:
+def past_name(layer: int, part: KVPart) -> str:
     """Name of a layer's past input, for example `past_key_values.0.key`."""
     return f"past_key_values.{layer}.{part}"
 
 
-def present_name(layer: int, part: Literal["key", "value"]) -> str:
+def present_name(layer: int, part: KVPart) -> str:
     """Name of a layer's present output, for example `present.0.key`."""
     return f"present.{layer}.{part}"

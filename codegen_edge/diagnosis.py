@@ -8,7 +8,15 @@ from dataclasses import dataclass
 
 from codegen_edge.errors import RuntimeUnavailableError
 
-_EXPORT_PACKAGES = ("torch", "transformers", "onnx", "onnxscript", "onnx-ir", "safetensors", "huggingface-hub")
+_EXPORT_PACKAGES = (
+    "torch",
+    "transformers",
+    "onnx",
+    "onnxscript",
+    "onnx-ir",
+    "safetensors",
+    "huggingface-hub",
+)
 _BASE_PACKAGES = ("codegen-edge", "numpy", "click", "rich", "tokenizers")
 
 

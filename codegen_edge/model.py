@@ -148,9 +148,7 @@ class GenerationStream:
 class _Collector:
     """Runs the loop, adds text and timings to its events, and keeps what `Completion` needs."""
 
-    def __init__(
-        self, model: Model, prompts: list[str], params: GenerationParams, cancel: CancelToken | None
-    ) -> None:
+    def __init__(self, model: Model, prompts: list[str], params: GenerationParams, cancel: CancelToken | None) -> None:
         token_ids = [model.tokenizer.encode(prompt) for prompt in prompts]
         self._loop = GenerationLoop(
             model.runtime,
@@ -206,9 +204,7 @@ class _Collector:
         return TextEvent(row=token.row, text=piece, token_id=token.token_id, finish_reason=reason)
 
 
-def load_model(
-    path: str | Path, *, runtime: str = "cpu", threads: int | None = None, check: Check = "full"
-) -> Model:
+def load_model(path: str | Path, *, runtime: str = "cpu", threads: int | None = None, check: Check = "full") -> Model:
     """Open a bundle for generation.
 
     Args:

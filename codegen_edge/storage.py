@@ -76,9 +76,7 @@ def storage_errors(target: Path) -> Iterator[None]:
         yield
     except OSError as exc:
         if exc.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
-            raise StorageError(
-                f"no room left while writing {target}: {exc.strerror}; the old state is intact"
-            ) from exc
+            raise StorageError(f"no room left while writing {target}: {exc.strerror}; the old state is intact") from exc
         raise StorageError(f"cannot write {target}: {exc.strerror or exc}; the old state is intact") from exc
 
 

@@ -26,9 +26,7 @@ class Tokenizer:
         # The library raises bare Exception for every malformed file.
         except Exception as exc:
             raise BundleError(f"{path} is no tokenizer: {exc}") from exc
-        self._added = {
-            token_id: token.content for token_id, token in self._backend.get_added_tokens_decoder().items()
-        }
+        self._added = {token_id: token.content for token_id, token in self._backend.get_added_tokens_decoder().items()}
 
     @property
     def vocab_size(self) -> int:

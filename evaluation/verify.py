@@ -67,9 +67,7 @@ def verify_bundle(
         reference.close()
 
 
-def _verify_features(
-    bundle: Bundle, checkpoint: Checkpoint, prompts: list[list[int]], runtime: str
-) -> ParityReport:
+def _verify_features(bundle: Bundle, checkpoint: Checkpoint, prompts: list[list[int]], runtime: str) -> ParityReport:
     import torch
 
     if runtime != "cpu":

@@ -109,7 +109,9 @@ def open_checkpoint(folder: str | Path) -> Checkpoint:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise CheckpointError(f"{folder} is not a folder; give a checkpoint's folder or a hub id like Salesforce/codegen-350M-mono")
+        raise CheckpointError(
+            f"{folder} is not a folder; give a checkpoint's folder or a hub id like Salesforce/codegen-350M-mono"
+        )
     config = read_json_object(folder / "config.json", CheckpointError)
     _check_supported(config)
     tokenizer = load_tokenizer_files(folder)
@@ -175,9 +177,7 @@ def _names_in_model(weights: WeightFiles) -> dict[str, str]:
     return {prefix + name: name for name in weights.tensors if not layout.is_buffer(name)}
 
 
-def _check_tensors(
-    weights: WeightFiles, stored_names: dict[str, str], model: ModelConfig, *, is_tied: bool
-) -> None:
+def _check_tensors(weights: WeightFiles, stored_names: dict[str, str], model: ModelConfig, *, is_tied: bool) -> None:
     expected = layout.expected_tensors(model, with_lm_head=True)
     optional = {layout.LM_HEAD} if is_tied else set()
     if not any(name.startswith("lm_head.") for name in stored_names):

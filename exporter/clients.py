@@ -99,9 +99,9 @@ tags: [codegen, onnx, onnxruntime]
 Made of the CodeGen checkpoint `{source.name}`{revision} by codegen-edge. The licence is the checkpoint's.
 `bundle.json` holds the hash of the source, of every file here, and the verdict of the comparison with the reference.
 
-| task | layers | hidden size | heads | rotary dim | context | vocabulary |
-|---|---|---|---|---|---|---|
-| {task} | {model.num_layers} | {model.hidden_size} | {model.num_heads} | {model.rotary_dim} | {model.context_length} | {model.vocab_size} |
+- task: {task}
+- layers: {model.num_layers}, hidden size {model.hidden_size}, heads {model.num_heads}, rotary dim {model.rotary_dim}
+- context: {model.context_length} tokens, vocabulary: {model.vocab_size}
 
 Put right in the source's files:
 

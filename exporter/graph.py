@@ -1,4 +1,4 @@
-"""From torch's translation to the contract's graph: the same operators, fewer of them, and the names that clients know."""
+"""From torch's translation to the contract's graph: fewer operators, and the names that clients know."""
 
 from __future__ import annotations
 
@@ -61,9 +61,7 @@ def keep_last_logits(model: ir.Model) -> None:
     hidden = head.inputs[0]
     assert hidden is not None
 
-    keep = ir.Value(
-        name=contract.NUM_LOGITS_TO_KEEP, shape=ir.Shape([1]), type=ir.TensorType(ir.DataType.INT64)
-    )
+    keep = ir.Value(name=contract.NUM_LOGITS_TO_KEEP, shape=ir.Shape([1]), type=ir.TensorType(ir.DataType.INT64))
     keep.const_value = ir.tensor(np.zeros(1, np.int64), name=keep.name)
     graph.inputs.append(keep)
     graph.register_initializer(keep)
@@ -73,7 +71,7 @@ def keep_last_logits(model: ir.Model) -> None:
     start = ir.node("Neg", [keep], name="last_logits.neg")
     last = ir.node("Slice", [hidden, start.outputs[0], end, axis], name="last_logits.slice")
     start.outputs[0].name, last.outputs[0].name = "last_logits.start", "last_logits.hidden"
-    last.outputs[0].dtype = hidden.dtype
+    last.outputs[0].type = hidden.type
     graph.insert_before(head, [start, last])
     head.replace_input_with(0, last.outputs[0])
 

@@ -32,9 +32,7 @@ class LocatedCheckpoint:
     revision: str | None
 
 
-def locate_checkpoint(
-    checkpoint: str, *, revision: str | None = None, offline: bool = False
-) -> LocatedCheckpoint:
+def locate_checkpoint(checkpoint: str, *, revision: str | None = None, offline: bool = False) -> LocatedCheckpoint:
     """Find a checkpoint's folder, downloading it if a hub id is given.
 
     Args:
@@ -52,9 +50,7 @@ def locate_checkpoint(
             raise InvalidInputError(f"{checkpoint} is a local folder; --revision is for hub ids")
         return LocatedCheckpoint(folder, folder.resolve().name, None)
     if (checkpoint and folder.exists()) or _HUB_ID.fullmatch(checkpoint) is None:
-        raise CheckpointError(
-            f"{checkpoint!r} is neither a folder nor a hub id (like Salesforce/codegen-350M-mono)"
-        )
+        raise CheckpointError(f"{checkpoint!r} is neither a folder nor a hub id (like Salesforce/codegen-350M-mono)")
     return _download(checkpoint, revision, offline=offline)
 
 

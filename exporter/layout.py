@@ -9,6 +9,7 @@ to plain [Q, K, V].
 from __future__ import annotations
 
 import re
+from itertools import product
 
 import torch
 
@@ -65,8 +66,9 @@ def graph_tensor(name: str, weight: torch.Tensor, *, is_transposed: bool) -> tor
     if not name.endswith(_QKV):
         by_row.copy_(weight)
         return stored
-    partitions = weight.unflatten(0, (QKV_PARTITIONS, 3, -1))  # [out, in] -> [4, (Q V K), out/12, in]
-    plain = by_row.unflatten(0, (3, QKV_PARTITIONS, -1))  # [(Q K V), 4, out/12, in]
-    for place, part in enumerate((0, 2, 1)):
-        plain[place].copy_(partitions[:, part])
+    height = rows // (3 * QKV_PARTITIONS)
+    for partition, (place, part) in product(range(QKV_PARTITIONS), enumerate((0, 2, 1))):
+        source = (3 * partition + part) * height  # partitions of [Q, V, K]
+        target = (QKV_PARTITIONS * place + partition) * height  # [Q, K, V], each of 4 partitions
+        by_row[target : target + height].copy_(weight[source : source + height])
     return stored

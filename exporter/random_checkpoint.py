@@ -81,7 +81,9 @@ def small_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
     trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()), show_progress=False
+        vocab_size=vocab_size,
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
     tokenizer.add_special_tokens([AddedToken(END_OF_TEXT, normalized=False)])
@@ -106,7 +108,7 @@ def write_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
-def _config(shape: ModelShape, end_of_text_id: int, dtype: torch.dtype) -> dict[str, Any]:
+def _config(shape: ModelShape, end_of_text_id: int | None, dtype: torch.dtype) -> dict[str, Any]:
     return {
         "architectures": ["CodeGenForCausalLM"],
         "model_type": "codegen",
@@ -127,9 +129,7 @@ def _config(shape: ModelShape, end_of_text_id: int, dtype: torch.dtype) -> dict[
     }
 
 
-def _write_weights(
-    folder: Path, config: dict[str, Any], seed: int, dtype: torch.dtype, shard_bytes: int
-) -> None:
+def _write_weights(folder: Path, config: dict[str, Any], seed: int, dtype: torch.dtype, shard_bytes: int) -> None:
     shards: list[list[str]] = [[]]
     filled = 0
     shapes = layout.expected_tensors(ModelConfig.from_dict(config), with_lm_head=True)
@@ -142,7 +142,7 @@ def _write_weights(
         filled += size_bytes
     generator = torch.Generator().manual_seed(seed)
     deviation = config["initializer_range"]
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, names in enumerate(shards, start=1):
         whole = len(shards) == 1
         file = "model.safetensors" if whole else f"model-{number:05d}-of-{len(shards):05d}.safetensors"
@@ -154,8 +154,6 @@ def _write_weights(
         (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
 
 
-def _random(
-    name: str, shape: tuple[int, ...], deviation: float, generator: torch.Generator
-) -> torch.Tensor:
+def _random(name: str, shape: tuple[int, ...], deviation: float, generator: torch.Generator) -> torch.Tensor:
     mean = 1.0 if ".ln_" in name and name.endswith("weight") else 0.0
     return torch.empty(shape).normal_(mean, deviation, generator=generator)

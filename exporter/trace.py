@@ -60,11 +60,10 @@ def trace(make_call: Callable[[], tuple[nn.Module, tuple[Any, ...], Any]]) -> ir
     with FakeTensorMode(), _quiet():
         module, arguments, dynamic_shapes = make_call()
         program = torch.export.export(module, arguments, dynamic_shapes=dynamic_shapes, strict=False)
-        onnx_program = torch.onnx.export(
-            program, dynamo=True, opset_version=OPSET, optimize=False, verbose=False
-        )
+        onnx_program = torch.onnx.export(program, dynamo=True, opset_version=OPSET, optimize=False, verbose=False)
     assert onnx_program is not None
-    return onnx_program.model
+    model: ir.Model = onnx_program.model
+    return model
 
 
 @contextlib.contextmanager

@@ -14,15 +14,15 @@ Logits = NDArray[np.float32]
 
 
 class KVCache(Protocol):
-    """The past of a batch of sequences, as one runtime keeps it. Opaque above the seam but for these names.
+    """The past of a batch of sequences, as one runtime keeps it. Opaque above the seam but for these names."""
 
-    Attributes:
-        capacity: the most tokens a row can hold (C).
-        lengths: [B] int64, tokens that each row holds now (P of the row).
-    """
+    @property
+    def capacity(self) -> int:
+        """The most tokens a row can hold (C)."""
 
-    capacity: int
-    lengths: NDArray[np.int64]
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """[B] int64, tokens that each row holds now (P of the row)."""
 
     def rewind(self, row: int, length: int) -> None:
         """Forget what row `row` holds beyond its first `length` tokens."""
@@ -36,15 +36,15 @@ class KVCache(Protocol):
 
 @runtime_checkable
 class Runtime(Protocol):
-    """Token ids and a cache in, logits out. Everything else is policy above it.
+    """Token ids and a cache in, logits out. Everything else is policy above it."""
 
-    Attributes:
-        name: the name in the registry.
-        config: the model's shape.
-    """
+    @property
+    def name(self) -> str:
+        """The name in the registry."""
 
-    name: str
-    config: ModelConfig
+    @property
+    def config(self) -> ModelConfig:
+        """The model's shape."""
 
     def new_cache(self, batch_size: int, capacity: int) -> KVCache:
         """An empty cache for `batch_size` rows of up to `capacity` tokens."""

@@ -30,8 +30,7 @@ def make_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> MakeCheckpoint:
 
     def make(shape: ModelShape = TINY, **options: Any) -> Path:
         folder = tmp_path_factory.mktemp("checkpoint") / "codegen-tiny"
-        options = {"texts": TEXTS, "initializer_range": SHARP} | options
-        write_random_checkpoint(folder, shape, **options)
+        write_random_checkpoint(folder, shape, **{"texts": TEXTS, "initializer_range": SHARP, **options})
         return folder
 
     return make

@@ -4,7 +4,7 @@ A bundle promises to be more than our own format: onnxruntime-genai, optimum-onn
 open the folder as it is, by their normal loading call. Each client is a program of its own beside this file.
 optimum-onnx, which wants transformers 4, and transformers.js have environments of their own, too.
 
-A client reads one job on stdin: {"bundle": folder, "prompts": [[token id, ...], ...], "max_new_tokens": count}.
+A client reads a job on stdin: {"bundle": folder, "prompts": [[token id, ...], ...], "max_new_tokens": count}.
 Its last line on stdout answers: {"versions": {package: version}, "token_ids": [[new token id, ...], ...]}.
 
 The mask of the contract means right padding, so the clients, which pad on the left, run at batch size 1.
@@ -94,9 +94,7 @@ def main() -> int:
     """Run every client, print a table, write the results; 0 if all generated the reference's tokens."""
     with tempfile.TemporaryDirectory() as scratch:
         checkpoint = Path(scratch) / "checkpoint"
-        write_random_checkpoint(
-            checkpoint, SHAPE, seed=SEED, texts=PROMPTS, initializer_range=INITIALIZER_RANGE
-        )
+        write_random_checkpoint(checkpoint, SHAPE, seed=SEED, texts=PROMPTS, initializer_range=INITIALIZER_RANGE)
         bundle = export_checkpoint(locate_checkpoint(str(checkpoint)), Path(scratch) / "bundle")
         tokenizer = Tokenizer(bundle.tokenizer_path)
         prompts = [tokenizer.encode(text) for text in PROMPTS]
@@ -128,13 +126,9 @@ def generate_reference(checkpoint: Path, prompts: TokenIds) -> Reference:
         best, second = torch.cat(generated.logits).topk(2).values.unbind(dim=-1)  # each [T]
         margins.append(float((best - second).min()))
     if any(len(new) < MAX_NEW_TOKENS or model.config.eos_token_id in new for new in token_ids):
-        raise InteropError(
-            f"the reference stopped at {END_OF_TEXT}; clients may cut there: take another SEED"
-        )
+        raise InteropError(f"the reference stopped at {END_OF_TEXT}; clients may cut there: take another SEED")
     if min(margins) < SMALLEST_MARGIN:
-        raise InteropError(
-            f"two logits are within {min(margins):.1e}, rounding may swap them: take another SEED"
-        )
+        raise InteropError(f"two logits are within {min(margins):.1e}, rounding may swap them: take another SEED")
     return Reference(token_ids=token_ids, smallest_margin=round(min(margins), 6))
 
 
@@ -264,9 +258,7 @@ def write_results(
         "date": datetime.now(UTC).date().isoformat(),
         "versions": {name: version(name) for name in ("codegen-edge", "transformers", "torch")},
         "checkpoint": {**asdict(SHAPE), "seed": SEED, "initializer_range": INITIALIZER_RANGE},
-        "prompts": [
-            {"text": text, "tokens": len(prompt)} for text, prompt in zip(PROMPTS, prompts, strict=True)
-        ],
+        "prompts": [{"text": text, "tokens": len(prompt)} for text, prompt in zip(PROMPTS, prompts, strict=True)],
         "max_new_tokens": MAX_NEW_TOKENS,
         "reference": {
             "distinct_tokens": [len(set(new)) for new in reference.token_ids],

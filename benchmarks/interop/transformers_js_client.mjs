@@ -1,7 +1,7 @@
 // Generate greedily from a bundle with transformers.js on Node.
 //
-// A job on stdin, one line of JSON on stdout; run.py says what stands in them. Packages come from the folder in
-// which this program is started, as `import` would look for them beside this file only.
+// A job on stdin, one line of JSON on stdout; run.py says what stands in them. Packages come from the folder
+// in which this program is started, as `import` would look for them beside this file only.
 
 import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";

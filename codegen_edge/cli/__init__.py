@@ -51,7 +51,7 @@ def main() -> NoReturn:
         code = _INTERRUPTED
     except BrokenPipeError:
         # The reader of our output went away; nothing is left to say to it.
-        sys.stdout = None  # type: ignore[assignment]  # so that the interpreter does not flush it at exit
+        sys.stdout = None  # so that the interpreter does not flush it at exit
         code = 1
     sys.exit(code)
 

@@ -2,5 +2,6 @@
 
 from rich.console import Console
 
-stdout = Console(soft_wrap=True, highlight=False)
-stderr = Console(stderr=True, highlight=False)
+# No markup: paths and messages may hold brackets, as "codegen-edge[cpu]" does.
+stdout = Console(soft_wrap=True, highlight=False, markup=False)
+stderr = Console(stderr=True, highlight=False, markup=False)

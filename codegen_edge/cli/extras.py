@@ -14,6 +14,5 @@ def require_export_extra() -> None:
     missing = [name for name in _EXPORT_MODULES if importlib.util.find_spec(name) is None]
     if missing:
         raise RuntimeUnavailableError(
-            f"this command needs {', '.join(missing)}. Install the export extra: "
-            'pip install "codegen-edge[export,cpu]"'
+            f'this command needs {", ".join(missing)}. Install the export extra: pip install "codegen-edge[export,cpu]"'
         )

@@ -80,21 +80,25 @@ def _consume(running: GenerationStream, *, is_streaming: bool) -> Completion:
 def _run_interruptibly(work: Callable[[], Completion], cancel: CancelToken) -> Completion:
     """Run `work` in a thread, so that Ctrl-C is seen at once: Python delivers no signal while a kernel runs."""
     outcome: list[Completion | BaseException] = []
+    is_done = threading.Event()
 
     def run() -> None:
         try:
             outcome.append(work())
         except BaseException as exc:  # noqa: BLE001 - raised again in the main thread
             outcome.append(exc)
+        is_done.set()
 
     worker = threading.Thread(target=run, name="generate")
     worker.start()
     try:
-        worker.join()
+        # Not join: interrupted, it marks a thread that still runs as ended (python/cpython issue 90882).
+        is_done.wait()
     except BaseException:
         cancel.cancel()
-        worker.join()
+        is_done.wait()
         raise
+    worker.join()
     result = outcome[0]
     if isinstance(result, BaseException):
         raise result

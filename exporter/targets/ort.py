@@ -23,6 +23,8 @@ from codegen_edge.model_config import ModelConfig
 _ROTARY_MULTIPLE = 16
 _INT32 = 6  # onnx.TensorProto.INT32
 
+Axes = list[str | int]
+
 
 def build_graph(checkpoint: Checkpoint, task: contract.Task) -> TargetGraph:
     """Trace a checkpoint's model for ONNX Runtime."""
@@ -41,8 +43,7 @@ def build_graph(checkpoint: Checkpoint, task: contract.Task) -> TargetGraph:
         batch, new, past = (torch.export.Dim(name) for name in ("batch", "new", "past"))
         ids = torch.zeros(batch_size, num_new, dtype=torch.int64)
         if not has_cache:
-            shapes = ({0: batch, 1: new}, {0: batch, 1: new}, None)
-            return module, (ids, torch.zeros_like(ids), None), shapes
+            return module, (ids, torch.zeros_like(ids), None), ({0: batch, 1: new}, {0: batch, 1: new}, None)
         mask = torch.zeros(batch_size, num_new + num_past, dtype=torch.int64)
         buffers = [
             tuple(torch.empty(batch_size, config.num_heads, num_past, config.head_dim) for _ in range(2))
@@ -63,7 +64,7 @@ def build_graph(checkpoint: Checkpoint, task: contract.Task) -> TargetGraph:
 class _Past:
     """What transformers' forward sees as its cache: the graph's inputs, and a place for its outputs."""
 
-    def __init__(self, buffers: Any, shared: tuple[torch.Tensor, ...], num_layers: int) -> None:
+    def __init__(self, buffers: Any, shared: tuple[Any, ...], num_layers: int) -> None:
         self.buffers = buffers or [(None, None)] * num_layers
         self.shared = shared
         self.present: list[tuple[torch.Tensor, torch.Tensor]] = []
@@ -140,25 +141,23 @@ def _rotary_tables(config: ModelConfig) -> dict[str, torch.Tensor]:
 
 
 def _name_graph(graph: Any, config: ModelConfig, *, has_cache: bool) -> None:
-    layers, parts = range(config.num_layers), ("key", "value")
+    layers = range(config.num_layers)
     total = contract.AXIS_TOTAL if has_cache else contract.AXIS_NEW
     names = [contract.INPUT_IDS, contract.ATTENTION_MASK]
-    axes: list[list[str | int]] = [
+    axes: list[Axes] = [
         [contract.AXIS_BATCH, contract.AXIS_NEW],
         [contract.AXIS_BATCH, total],
     ]
     if not has_cache:
         graphs.name_values(graph.inputs, names, axes)
-        hidden = [contract.AXIS_BATCH, contract.AXIS_NEW, config.hidden_size]
+        hidden: Axes = [contract.AXIS_BATCH, contract.AXIS_NEW, config.hidden_size]
         graphs.name_values(graph.outputs, [contract.LAST_HIDDEN_STATE], [hidden])
         return
-    pasts = [contract.past_name(layer, part) for layer in layers for part in parts]
-    past_axes = [contract.AXIS_BATCH, config.num_heads, contract.AXIS_PAST, config.head_dim]
+    pasts = [contract.past_name(layer, part) for layer in layers for part in contract.KV_PARTS]
+    past_axes: Axes = [contract.AXIS_BATCH, config.num_heads, contract.AXIS_PAST, config.head_dim]
     graphs.name_values(graph.inputs, names + pasts, axes + [past_axes] * len(pasts))
 
-    presents = [contract.present_name(layer, part) for layer in layers for part in parts]
-    present_axes = [contract.AXIS_BATCH, config.num_heads, contract.AXIS_TOTAL, config.head_dim]
-    logits_axes = [contract.AXIS_BATCH, contract.AXIS_NEW, config.vocab_size]
-    graphs.name_values(
-        graph.outputs, [contract.LOGITS, *presents], [logits_axes] + [present_axes] * len(presents)
-    )
+    presents = [contract.present_name(layer, part) for layer in layers for part in contract.KV_PARTS]
+    present_axes: Axes = [contract.AXIS_BATCH, config.num_heads, contract.AXIS_TOTAL, config.head_dim]
+    logits_axes: Axes = [contract.AXIS_BATCH, contract.AXIS_NEW, config.vocab_size]
+    graphs.name_values(graph.outputs, [contract.LOGITS, *presents], [logits_axes] + [present_axes] * len(presents))

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import os
 from itertools import product
-from typing import Any, Literal, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from codegen_edge import contract
 from codegen_edge.bundle import Bundle
-from codegen_edge.errors import BackendError, BundleError, CancelledError, InvalidInputError, RuntimeUnavailableError
+from codegen_edge.errors import (
+    BackendError,
+    BundleError,
+    CancelledError,
+    InvalidInputError,
+    RuntimeUnavailableError,
+)
 from codegen_edge.model_config import ModelConfig
 from codegen_edge.runtimes.runtime import KVCache, Logits, TokenIds
 from codegen_edge.runtimes.step_input import check_step
 
 PROVIDER = "CPUExecutionProvider"
-_PARTS: tuple[Literal["key", "value"], ...] = ("key", "value")
 
 
 def load_onnxruntime() -> Any:
@@ -82,7 +87,7 @@ class OrtCpuCache:
         self.lengths = np.zeros(batch_size, np.int64)
         self.buffers = {
             (layer, part): np.zeros(shape, np.float32)
-            for layer, part in product(range(config.num_layers), _PARTS)
+            for layer, part in product(range(config.num_layers), contract.KV_PARTS)
         }
         self.options = run_options()
         self.interrupted = False
@@ -153,7 +158,7 @@ class OrtCpuRuntime:
         all_logits: bool = False,
     ) -> Logits:
         """Append tokens to every row and return logits; see `Runtime.step`."""
-        cache = cast(OrtCpuCache, cache)
+        assert isinstance(cache, OrtCpuCache)
         counts = check_step(token_ids, cache, counts, self.config.vocab_size)
         batch_size, num_new = token_ids.shape
         if num_new == 1 or (not cache.lengths.any() and (all_logits or counts.min() == num_new)):
@@ -175,9 +180,7 @@ class OrtCpuRuntime:
         logits = np.zeros((batch_size, num_kept, self.config.vocab_size), np.float32)
         for row in range(batch_size):
             rows, count = slice(row, row + 1), counts[row]
-            row_logits = self._run(
-                token_ids[rows, :count], cache, rows, counts[rows], all_logits=all_logits
-            )
+            row_logits = self._run(token_ids[rows, :count], cache, rows, counts[rows], all_logits=all_logits)
             logits[row, : row_logits.shape[1]] = row_logits[0]
         return logits
 

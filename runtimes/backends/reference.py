@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,7 +73,7 @@ class ReferenceRuntime:
         """Append tokens to every row and return logits; see `Runtime.step`."""
         import torch
 
-        cache = cast(ReferenceCache, cache)
+        assert isinstance(cache, ReferenceCache)
         if self._model is None:
             raise BackendError("the reference runtime was closed")
         counts = check_step(token_ids, cache, counts, self.config.vocab_size)

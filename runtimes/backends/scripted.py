@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -104,7 +103,7 @@ class ScriptedRuntime:
         all_logits: bool = False,
     ) -> Logits:
         """Append tokens and return what the script says; see `Runtime.step`."""
-        cache = cast(ScriptedCache, cache)
+        assert isinstance(cache, ScriptedCache)
         if self.is_closed:
             raise BackendError("the scripted runtime was closed")
         counts = check_step(token_ids, cache, counts, self.config.vocab_size)

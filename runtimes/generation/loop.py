@@ -65,9 +65,7 @@ class GenerationLoop:
         self._prompts = prompts
         self._params = params
         self._cancel = cancel
-        self._choosers = [
-            TokenChooser(params, min(num_allowed_ids or vocab_size, vocab_size)) for _ in prompts
-        ]
+        self._choosers = [TokenChooser(params, min(num_allowed_ids or vocab_size, vocab_size)) for _ in prompts]
         self._finished: set[int] = set()
 
     def finish(self, row: int) -> None:
@@ -104,9 +102,7 @@ class GenerationLoop:
                 token_ids = np.array([[chosen[index]] for index in going], np.int64)
                 logits = self._step_unless_cancelled(token_ids, cache, None)
 
-    def _step_unless_cancelled(
-        self, token_ids: TokenIds, cache: KVCache, counts: NDArray[np.int64] | None
-    ) -> Logits:
+    def _step_unless_cancelled(self, token_ids: TokenIds, cache: KVCache, counts: NDArray[np.int64] | None) -> Logits:
         if self._cancel is not None and self._cancel.is_cancelled:
             raise CancelledError("the generation was cancelled")
         return self._runtime.step(token_ids, cache, counts=counts)

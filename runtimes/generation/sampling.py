@@ -65,7 +65,7 @@ def next_token_probabilities(logits: NDArray[np.float32], params: GenerationPara
         threshold = np.partition(scaled, -params.top_k)[-params.top_k]
         scaled[scaled < threshold] = -np.inf  # ties with the k-th stay, as in transformers
     weights = np.exp(scaled)
-    probabilities = weights / weights.sum()
+    probabilities: NDArray[np.float64] = weights / weights.sum()
     if params.top_p < 1:
         order = np.argsort(-probabilities, kind="stable")
         mass_before = np.concatenate(([0.0], probabilities[order].cumsum()[:-1]))

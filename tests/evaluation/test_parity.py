@@ -68,7 +68,13 @@ def test_runtime_equals_itself_in_every_scenario() -> None:
 
 @pytest.mark.parametrize(
     "only",
-    ["prefill", "cached steps", "prefill in chunks of 5", "padded batch, prefill", "padded batch, cached steps"],
+    [
+        "prefill",
+        "cached steps",
+        "prefill in chunks of 5",
+        "padded batch, prefill",
+        "padded batch, cached steps",
+    ],
 )
 def test_fault_in_one_way_of_feeding_is_found_there(only: str) -> None:
     report = compare_runtimes(Faulty(only=only), scripted(), PROMPTS, tolerance=EXACT, num_steps=6)

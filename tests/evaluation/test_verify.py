@@ -11,6 +11,7 @@ from codegen_edge.bundle import Bundle
 from codegen_edge.errors import BundleError, InvalidInputError
 from codegen_edge.evaluation.verify import verify_bundle
 from codegen_edge.exporter import open_checkpoint
+from codegen_edge.exporter.random_checkpoint import ModelShape
 from tests.conftest import MakeCheckpoint
 
 
@@ -63,9 +64,7 @@ def test_sound_bundle_is_equal_in_every_scenario(tiny_bundle: Bundle, tiny_check
 
 
 @pytest.mark.parametrize("fault", [rotate_in_halves, wrong_scale, swap_past_of_two_layers, ignore_the_mask])
-def test_faulty_graph_is_found(
-    bundle_copy: Bundle, tiny_checkpoint: Path, fault: Callable[[Any], None]
-) -> None:
+def test_faulty_graph_is_found(bundle_copy: Bundle, tiny_checkpoint: Path, fault: Callable[[Any], None]) -> None:
     report = verify_bundle(alter(bundle_copy, fault), open_checkpoint(tiny_checkpoint), num_steps=4)
     assert not report.is_equal
     assert report.first_failure is not None
@@ -77,16 +76,12 @@ def test_features_are_equal_alone_and_padded(feature_bundle: Bundle, tiny_checkp
     assert [comparison.scenario for comparison in report.comparisons] == ["alone", "padded batch"]
 
 
-def test_other_weights_of_the_same_shape_are_found(
-    tiny_bundle: Bundle, make_checkpoint: MakeCheckpoint
-) -> None:
+def test_other_weights_of_the_same_shape_are_found(tiny_bundle: Bundle, make_checkpoint: MakeCheckpoint) -> None:
     report = verify_bundle(tiny_bundle, open_checkpoint(make_checkpoint(seed=1)), num_steps=2)
     assert not report.is_equal
 
 
 def test_checkpoint_of_another_shape_is_refused(tiny_bundle: Bundle, make_checkpoint: MakeCheckpoint) -> None:
-    from tests.conftest import ModelShape
-
     shape = ModelShape(n_layer=1, n_embd=64, n_head=4, rotary_dim=16, vocab_size=640, n_positions=128)
     with pytest.raises(BundleError, match="not what"):
         verify_bundle(tiny_bundle, open_checkpoint(make_checkpoint(shape)))

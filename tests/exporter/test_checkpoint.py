@@ -56,7 +56,11 @@ def test_context_is_read_by_either_name(checkpoint_copy: Path, kept: str, lost: 
 
 
 def test_mask_buffers_of_old_files_are_dropped(checkpoint_copy: Path) -> None:
-    names = ("transformer.h.0.attn.causal_mask", "transformer.h.1.attn.bias", "transformer.h.1.attn.masked_bias")
+    names = (
+        "transformer.h.0.attn.causal_mask",
+        "transformer.h.1.attn.bias",
+        "transformer.h.1.attn.masked_bias",
+    )
     edit_weights(checkpoint_copy, {name: torch.ones(1, 1, 4, 4, dtype=torch.uint8) for name in names})
     assert not set(names) & open_checkpoint(checkpoint_copy).stored_names.keys()
 
@@ -106,9 +110,7 @@ def test_unsound_tensors_are_refused_by_name(
         ({"vocab_size": "many"}, "vocab_size must be an integer"),
     ],
 )
-def test_other_models_are_refused_by_what_they_are(
-    checkpoint_copy: Path, changes: dict[str, Any], words: str
-) -> None:
+def test_other_models_are_refused_by_what_they_are(checkpoint_copy: Path, changes: dict[str, Any], words: str) -> None:
     edit_config(checkpoint_copy, **changes)
     with pytest.raises(UnsupportedModelError, match=words):
         open_checkpoint(checkpoint_copy)

@@ -16,7 +16,8 @@ from codegen_edge.exporter import (
 
 @pytest.fixture(scope="module")
 def tokenizer(tiny_checkpoint: Path) -> CodeGenTokenizer:
-    return CodeGenTokenizer.from_pretrained(tiny_checkpoint)
+    loaded: CodeGenTokenizer = CodeGenTokenizer.from_pretrained(tiny_checkpoint)
+    return loaded
 
 
 def test_documented_names_work_together(tiny_checkpoint: Path) -> None:

@@ -35,8 +35,7 @@ def export(checkpoint: Path, out: Path, **options: Any) -> Bundle:
 
 def axes_of(values: Any) -> dict[str, list[str | int]]:
     return {
-        value.name: [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
-        for value in values
+        value.name: [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in values
     }
 
 
@@ -76,11 +75,7 @@ def test_graph_is_made_of_few_operators_and_names_no_path(tiny_bundle: Bundle, g
 
 def test_graph_keeps_the_names_of_the_weights(tiny_bundle: Bundle, tiny_checkpoint: Path) -> None:
     model = onnx.load(tiny_bundle.model_path, load_external_data=False)
-    external = {
-        tensor.name
-        for tensor in model.graph.initializer
-        if tensor.data_location == onnx.TensorProto.EXTERNAL
-    }
+    external = {tensor.name for tensor in model.graph.initializer if tensor.data_location == onnx.TensorProto.EXTERNAL}
     assert external == {*load_file(tiny_checkpoint / "model.safetensors"), "rotary_cos", "rotary_sin"}
 
 
@@ -104,11 +99,15 @@ def test_same_checkpoint_gives_the_same_bytes(tiny_bundle: Bundle, tiny_checkpoi
 
 
 def test_manifest_vouches_for_every_file_and_names_no_path(tiny_bundle: Bundle) -> None:
-    files = {
-        path.relative_to(tiny_bundle.path).as_posix() for path in tiny_bundle.path.rglob("*") if path.is_file()
-    }
+    files = {path.relative_to(tiny_bundle.path).as_posix() for path in tiny_bundle.path.rglob("*") if path.is_file()}
     assert files == {*tiny_bundle.manifest.files, "bundle.json"}
-    assert {"config.json", "generation_config.json", "genai_config.json", "README.md", "tokenizer.json"} < files
+    assert {
+        "config.json",
+        "generation_config.json",
+        "genai_config.json",
+        "README.md",
+        "tokenizer.json",
+    } < files
     assert "/" not in tiny_bundle.manifest.source.name
     assert str(tiny_bundle.path.parent) not in (tiny_bundle.path / "bundle.json").read_text()
 
@@ -198,9 +197,7 @@ def test_weight_that_is_not_finite_is_named_and_nothing_is_written(
     assert [item.name for item in tmp_path.iterdir()] == ["checkpoint"]
 
 
-def test_shape_that_the_operator_cannot_take_is_refused(
-    make_checkpoint: MakeCheckpoint, tmp_path: Path
-) -> None:
+def test_shape_that_the_operator_cannot_take_is_refused(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
     shape = ModelShape(n_layer=1, n_embd=96, n_head=4, rotary_dim=8, vocab_size=640, n_positions=64)
     with pytest.raises(UnsupportedModelError, match="multiples of 16.*got 24 and 8"):
         export(make_checkpoint(shape), tmp_path / "out")
@@ -215,7 +212,10 @@ def test_failed_proof_leaves_the_old_bundle(bundle_copy: Bundle, tiny_checkpoint
 
     with pytest.raises(ParityError):
         export_checkpoint(
-            locate_checkpoint(str(tiny_checkpoint)), bundle_copy.path, ExportOptions(overwrite=True), prove=fail
+            locate_checkpoint(str(tiny_checkpoint)),
+            bundle_copy.path,
+            ExportOptions(overwrite=True),
+            prove=fail,
         )
     assert (bundle_copy.path / "bundle.json").read_bytes() == before
     assert [item.name for item in bundle_copy.path.parent.iterdir()] == [bundle_copy.path.name]

@@ -102,9 +102,7 @@ def locate(hub_id: str, cache: Path, url: str, *options: str) -> subprocess.Comp
         "print(found.folder, found.name, found.revision)\n"
     )
     environment = {"HF_HOME": str(cache), "HF_ENDPOINT": url, "HF_HUB_DISABLE_XET": "1", "PATH": "/usr/bin"}
-    return subprocess.run(
-        [sys.executable, "-c", program], check=False, capture_output=True, text=True, env=environment
-    )
+    return subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, text=True, env=environment)
 
 
 def test_local_folder_is_taken_without_the_hub(tiny_checkpoint: Path) -> None:

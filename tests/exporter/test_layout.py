@@ -13,9 +13,7 @@ QKV = "transformer.h.0.attn.qkv_proj.weight"
 
 @pytest.mark.parametrize("is_transposed", [False, True])
 @pytest.mark.parametrize(("hidden", "heads"), [(64, 4), (128, 8), (96, 12)])
-def test_qkv_rows_become_plain_q_k_v_as_attention_splits_them(
-    hidden: int, heads: int, is_transposed: bool
-) -> None:
+def test_qkv_rows_become_plain_q_k_v_as_attention_splits_them(hidden: int, heads: int, is_transposed: bool) -> None:
     config = CodeGenConfig(n_embd=hidden, n_head=heads, rotary_dim=4, n_positions=8)
     attention = CodeGenAttention(config, layer_idx=0)
     weight = torch.randn(3 * hidden, hidden)
@@ -47,8 +45,15 @@ def test_other_weights_become_float32_exactly(dtype: torch.dtype) -> None:
 
 def test_expected_tensors_are_those_of_transformers() -> None:
     config = CodeGenConfig(
-        n_embd=64, n_head=4, n_layer=2, rotary_dim=16, vocab_size=100, n_positions=8, n_inner=96,
-        bos_token_id=0, eos_token_id=0,
+        n_embd=64,
+        n_head=4,
+        n_layer=2,
+        rotary_dim=16,
+        vocab_size=100,
+        n_positions=8,
+        n_inner=96,
+        bos_token_id=0,
+        eos_token_id=0,
     )
     shapes = {name: tuple(tensor.shape) for name, tensor in CodeGenForCausalLM(config).state_dict().items()}
     assert expected_tensors(ModelConfig.from_dict(config.to_dict()), with_lm_head=True) == shapes

@@ -112,7 +112,8 @@ def test_file_older_than_zip_archives_is_refused_with_the_reason(tmp_path: Path)
 
 @pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
 @pytest.mark.parametrize(
-    "content", [b"", b"PK\x03\x04", b"\xff" * 64, b"<html></html>", b"version https://git-lfs.github.com/spec/v1"]
+    "content",
+    [b"", b"PK\x03\x04", b"\xff" * 64, b"<html></html>", b"version https://git-lfs.github.com/spec/v1"],
 )
 def test_malformed_file_is_refused_by_name(tmp_path: Path, file: str, content: bytes) -> None:
     (tmp_path / file).write_bytes(content)

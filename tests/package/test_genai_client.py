@@ -17,9 +17,7 @@ NEW_TOKENS = 64
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of its compiled types
-def test_onnxruntime_genai_generates_the_tokens_of_transformers(
-    tiny_bundle: Bundle, tiny_checkpoint: Path
-) -> None:
+def test_onnxruntime_genai_generates_the_tokens_of_transformers(tiny_bundle: Bundle, tiny_checkpoint: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
         import onnxruntime_genai as genai

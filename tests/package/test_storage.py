@@ -33,9 +33,7 @@ def test_folder_appears_whole_and_nothing_else_is_left(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("can_exchange", [True, False])
-def test_old_folder_is_replaced_as_a_whole(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, can_exchange: bool
-) -> None:
+def test_old_folder_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, can_exchange: bool) -> None:
     if not can_exchange:
         monkeypatch.setattr(storage, "_exchange", lambda *_: False)
     out = make_bundle(tmp_path / "out", "old")
@@ -130,9 +128,12 @@ def test_stage_of_a_living_process_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_full_disk_is_named_and_nothing_is_left(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match="no room left"):
-        with staged_folder(tmp_path / "out", overwrite=False) as stage, storage.storage_errors(stage):
+    def fill(stage: Path) -> None:
+        with storage.storage_errors(stage):
             raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(StorageError, match="no room left"), staged_folder(tmp_path / "out", overwrite=False) as stage:
+        fill(stage)
     assert names_in(tmp_path) == []
 
 

@@ -50,14 +50,15 @@ TOKENS = (5, 300, 17, 611, 42, 42, 7, 128, 255)
 
 def full_forward(runtime: Runtime, tokens: tuple[int, ...] = TOKENS) -> NDArray[np.float32]:
     """[T, V] of one step over all tokens."""
-    return runtime.step(row_of(*tokens), runtime.new_cache(1, len(tokens)), all_logits=True)[0]
+    logits: NDArray[np.float32] = runtime.step(row_of(*tokens), runtime.new_cache(1, len(tokens)), all_logits=True)[0]
+    return logits
 
 
 def assert_close(actual: NDArray[np.float32], expected: NDArray[np.float32], what: str) -> None:
     difference = np.abs(actual - expected)
-    steps = np.flatnonzero((difference > CLOSE).any(axis=-1)) if difference.ndim > 1 else []
+    steps = np.flatnonzero((difference > CLOSE).any(axis=-1)).tolist()
     assert difference.max() <= CLOSE, (
-        f"{what}: max {difference.max():.2g}, mean {difference.mean():.2g}, differing steps {list(steps)}"
+        f"{what}: max {difference.max():.2g}, mean {difference.mean():.2g}, differing steps {steps}"
     )
 
 
@@ -164,9 +165,7 @@ def test_id_outside_the_vocabulary_is_refused(runtime: Runtime, token_id: int) -
         (np.zeros((1, 2), np.int64), np.array([1, 1])),
     ],
 )
-def test_malformed_step_is_refused(
-    runtime: Runtime, token_ids: TokenIds, counts: NDArray[np.int64] | None
-) -> None:
+def test_malformed_step_is_refused(runtime: Runtime, token_ids: TokenIds, counts: NDArray[np.int64] | None) -> None:
     with pytest.raises(InvalidInputError):
         runtime.step(token_ids, runtime.new_cache(1, 4), counts=counts)
 

@@ -21,9 +21,7 @@ def test_missing_onnxruntime_names_the_extra(tiny_bundle: Bundle, monkeypatch: p
         open_runtime("cpu", tiny_bundle)
 
 
-def test_another_provider_than_asked_for_is_refused(
-    tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_provider_than_asked_for_is_refused(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     # onnxruntime gives its CPU provider for any that it lacks; the check must see that it was another one.
     monkeypatch.setattr(ort_cpu, "PROVIDER", "XnnpackExecutionProvider")
     with pytest.warns(UserWarning, match="XnnpackExecutionProvider"), pytest.raises(RuntimeUnavailableError):

@@ -104,9 +104,7 @@ def test_row_that_the_caller_finishes_gets_no_further_token() -> None:
 
 
 def test_unknown_rows_of_the_head_are_never_chosen() -> None:
-    loop = GenerationLoop(
-        scripted([30, 5]), [[1]], GenerationParams(max_new_tokens=4), num_allowed_ids=20
-    )
+    loop = GenerationLoop(scripted([30, 5]), [[1]], GenerationParams(max_new_tokens=4), num_allowed_ids=20)
     assert all(event.token_id < 20 for event in loop)
 
 
@@ -122,9 +120,7 @@ def test_unknown_rows_of_the_head_are_never_chosen() -> None:
         ([[1] * 9], ContextLengthError, "9 tokens; the model's context of 8"),
     ],
 )
-def test_bad_prompt_is_refused_before_any_step(
-    prompts: list[list[int]], error: type[Exception], words: str
-) -> None:
+def test_bad_prompt_is_refused_before_any_step(prompts: list[list[int]], error: type[Exception], words: str) -> None:
     runtime = scripted([3], context_length=8)
     with pytest.raises(error, match=words):
         GenerationLoop(runtime, prompts, GenerationParams())

@@ -77,9 +77,7 @@ def test_extreme_temperature_gives_no_nan(temperature: float) -> None:
 @pytest.mark.parametrize(
     "logits", [[np.nan] * 3, [1, np.nan, 3], [1, np.inf, 3], [-np.inf] * 3, [np.nan, np.inf, -np.inf]]
 )
-def test_logits_that_are_not_finite_are_an_error_that_names_the_step(
-    temperature: float, logits: list[float]
-) -> None:
+def test_logits_that_are_not_finite_are_an_error_that_names_the_step(temperature: float, logits: list[float]) -> None:
     chooser = TokenChooser(GenerationParams(temperature=temperature, seed=0), 3)
     with pytest.raises(NumericsError, match="step 12"):
         chooser.choose(np.array(logits, np.float32), 12)
