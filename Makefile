@@ -21,7 +21,7 @@ $(STAMP): pyproject.toml constraints.txt
 	touch $(STAMP)
 
 demo: $(STAMP) ## export a checkpoint, prove it equal, generate with it
-	$(BIN)/python benchmarks/demo.py
+	$(BIN)/python -m benchmarks.demo
 
 test: $(STAMP) ## run the test suite
 	$(BIN)/python -m pytest
@@ -35,16 +35,16 @@ typecheck: $(STAMP) ## check types, strictly
 	$(BIN)/mypy tests benchmarks
 
 bench: $(STAMP) ## measure export memory and 350M parity into benchmarks/results/
-	$(BIN)/python benchmarks/export_memory.py
-	$(BIN)/python benchmarks/parity_350m.py
+	$(BIN)/python -m benchmarks.export_memory
+	$(BIN)/python -m benchmarks.parity_350m
 
 interop: $(STAMP) ## generate from one bundle with optimum-onnx and transformers.js, each in its own environment
-	$(BIN)/python benchmarks/interop/run.py
+	$(BIN)/python -m benchmarks.interop.run
 
 wheel: $(STAMP) ## build dist/*.whl
 	$(BIN)/python -m build --wheel
 	@ls dist
 
 clean: ## remove everything that the targets made
-	rm -rf $(VENV) build dist *.egg-info .interop .demo .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info .interop .demo* .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	rm -f $(addprefix codegen_edge/,$(ROOMS))
