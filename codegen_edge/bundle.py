@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
 
 from codegen_edge import contract
-from codegen_edge.errors import BundleError, IntegrityError
+from codegen_edge.errors import BundleError, IntegrityError, InvalidInputError
 from codegen_edge.model_config import ModelConfig, read_json_object
 from codegen_edge.storage import replace_file, sha256_of
 
@@ -159,9 +159,12 @@ def open_bundle(path: str | Path, *, check: Check = "full") -> Bundle:
         check: "full" compares every file's size and sha256, "size" the sizes only.
 
     Raises:
+        InvalidInputError: no such check.
         BundleError: the folder is no bundle, or of a format that this version does not read.
         IntegrityError: a file is missing, truncated or altered.
     """
+    if check not in CHECKS:
+        raise InvalidInputError(f"check must be one of {', '.join(CHECKS)}, got {check!r}")
     folder = Path(path)
     if not folder.is_dir():
         raise BundleError(f"{folder} is not a folder; make a bundle with: codegen-edge export CHECKPOINT {folder}")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from codegen_edge.bundle import Bundle, open_bundle
 from codegen_edge.exporter import ExportOptions, export_checkpoint, locate_checkpoint
@@ -22,6 +23,10 @@ TINY = ModelShape(n_layer=2, n_embd=64, n_head=4, rotary_dim=16, vocab_size=640,
 SHARP = 0.25
 
 MakeCheckpoint = Callable[..., Path]
+
+# The first example of a test may load a library; how long it takes says nothing.
+settings.register_profile("project", deadline=None)
+settings.load_profile("project")
 
 
 @pytest.fixture(scope="session")

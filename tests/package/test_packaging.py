@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+from codegen_edge import __version__
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+ROOMS = ("exporter", "runtimes", "quantization", "evaluation")
+
+
+def test_every_package_of_the_tree_ships() -> None:
+    folders = [path.parent.relative_to(REPOSITORY) for path in REPOSITORY.rglob("__init__.py")]
+    inside = {".".join(("codegen_edge", *folder.parts)) for folder in folders if folder.parts[0] in ROOMS}
+    # The rooms' links inside the package are for editors; its own folders ship.
+    own = {".".join(folder.parts) for folder in folders if folder.parts[0] == "codegen_edge"}
+    own = {name for name in own if name.split(".")[1:2] not in [[room] for room in ROOMS]}
+    assert set(PROJECT["tool"]["setuptools"]["packages"]) == inside | own
+
+
+def test_version_stands_in_one_word() -> None:
+    assert PROJECT["project"]["version"] == __version__
+
+
+def test_base_needs_no_torch_and_every_extra_is_there() -> None:
+    base = {requirement.split(">")[0] for requirement in PROJECT["project"]["dependencies"]}
+    assert base == {"numpy", "click", "rich", "tokenizers"}
+    assert {"cpu", "cuda", "export", "tensorrt", "optimum", "dev"} <= PROJECT["project"]["optional-dependencies"].keys()

@@ -1,0 +1,57 @@
+"""What README and docs say is what the program does."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from benchmarks.report import README, render
+from codegen_edge.bundle import Bundle
+from codegen_edge.cli import cli
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+COMMANDS = sorted(
+    {line for page in PAGES for line in re.findall(r"^ {4}(codegen-edge .*)$", page.read_text(), re.MULTILINE)}
+)
+
+
+@pytest.mark.parametrize("line", COMMANDS)
+def test_every_command_in_the_pages_is_understood(line: str) -> None:
+    name, *arguments = shlex.split(line)[1:]
+    command = cli.commands[name]
+    command.make_context(name, arguments, resilient_parsing=False)
+
+
+def test_pages_show_every_command() -> None:
+    shown = {shlex.split(line)[1] for line in COMMANDS}
+    assert {"export", "verify", "generate", "inspect"} <= shown
+
+
+@pytest.mark.parametrize("name", sorted(cli.commands))
+def test_help_of_every_command_ends_in_a_line_to_copy(name: str) -> None:
+    text = cli.commands[name].help
+    assert text is not None
+    lines = [line for line in text.splitlines() if line.strip().startswith("codegen-edge")]
+    assert lines
+    for line in lines:
+        cli.commands[name].make_context(name, shlex.split(line)[2:], resilient_parsing=False)
+
+
+def test_program_in_the_readme_runs(tiny_bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+    (program,) = re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL)
+    exec(compile(program.replace('"my-bundle"', repr(str(tiny_bundle.path))), "README.md", "exec"), {})
+    assert capsys.readouterr().out.strip()
+
+
+def test_links_lead_to_files() -> None:
+    for page in PAGES:
+        for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+            assert (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_numbers_in_the_readme_are_those_of_the_results() -> None:
+    assert render(README.read_text()) == README.read_text()
