@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import threading
 from collections.abc import Callable
@@ -78,7 +79,12 @@ def _consume(running: GenerationStream, *, is_streaming: bool) -> Completion:
 
 
 def _run_interruptibly(work: Callable[[], Completion], cancel: CancelToken) -> Completion:
-    """Run `work` in a thread, so that Ctrl-C is seen at once: Python delivers no signal while a kernel runs."""
+    """Run `work` in a thread, so that Ctrl-C is seen at once: Python handles no signal while a kernel runs.
+
+    While it runs Ctrl-C cancels and raises nothing: an exception in the middle of a library may be lost there.
+    """
+    from codegen_edge.errors import CancelledError
+
     outcome: list[Completion | BaseException] = []
     is_done = threading.Event()
 
@@ -89,17 +95,19 @@ def _run_interruptibly(work: Callable[[], Completion], cancel: CancelToken) -> C
             outcome.append(exc)
         is_done.set()
 
-    worker = threading.Thread(target=run, name="generate")
-    worker.start()
+    previous = signal.signal(signal.SIGINT, lambda *_: cancel.cancel())
     try:
-        # Not join: interrupted, it marks a thread that still runs as ended (python/cpython issue 90882).
+        threading.Thread(target=run, name="generate").start()
         is_done.wait()
-    except BaseException:
+    except BaseException:  # SIGTERM's exit
         cancel.cancel()
         is_done.wait()
         raise
-    worker.join()
+    finally:
+        signal.signal(signal.SIGINT, previous)
     result = outcome[0]
+    if isinstance(result, CancelledError):
+        raise KeyboardInterrupt from result
     if isinstance(result, BaseException):
         raise result
     return result

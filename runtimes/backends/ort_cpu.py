@@ -30,6 +30,8 @@ def load_onnxruntime() -> Any:
     try:
         import onnxruntime
     except ImportError as exc:
+        if isinstance(exc.__cause__ or exc.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from exc  # its compiled module reports Ctrl-C so
         raise RuntimeUnavailableError(
             f'the cpu runtime needs onnxruntime ({exc}). Install it with: pip install "codegen-edge[cpu]"'
         ) from exc
