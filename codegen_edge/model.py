@@ -102,8 +102,7 @@ class Model:
             NumericsError: the logits are not finite.
             CancelledError: `cancel` was cancelled.
         """
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        collector = _Collector(self, prompts, GenerationParams(**params), cancel)
+        collector = _Collector(self, _as_batch(prompt), GenerationParams(**params), cancel)
         for _ in collector.events():
             pass
         completions = collector.completions()
@@ -113,8 +112,7 @@ class Model:
         self, prompt: str | Sequence[str], *, cancel: CancelToken | None = None, **params: Any
     ) -> GenerationStream:
         """Generate piece by piece; takes what `generate` takes. Bad input is refused before the first piece."""
-        prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-        return GenerationStream(_Collector(self, prompts, GenerationParams(**params), cancel))
+        return GenerationStream(_Collector(self, _as_batch(prompt), GenerationParams(**params), cancel))
 
     def close(self) -> None:
         """Free the runtime."""
@@ -202,6 +200,13 @@ class _Collector:
             self._reasons[token.row] = reason
         self._texts[token.row] += piece
         return TextEvent(row=token.row, text=piece, token_id=token.token_id, finish_reason=reason)
+
+
+def _as_batch(prompt: str | Sequence[str]) -> list[str]:
+    prompts = [prompt] if isinstance(prompt, str) else prompt
+    if not isinstance(prompts, list | tuple) or not all(isinstance(text, str) for text in prompts):
+        raise InvalidInputError(f"a prompt must be a text, or a list or tuple of texts, got {type(prompt).__name__}")
+    return list(prompts)
 
 
 def load_model(path: str | Path, *, runtime: str = "cpu", threads: int | None = None, check: Check = "full") -> Model:

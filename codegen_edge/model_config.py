@@ -12,6 +12,7 @@ from codegen_edge.errors import UnsupportedModelError
 # CodeGen's weights were laid out for four TPU cores; its qkv rows come in that many partitions.
 QKV_PARTITIONS = 4
 
+_MAX_CONTEXT_LENGTH = 2**20  # far beyond any CodeGen; tables of this many positions are made from the config
 _MAX_JSON_BYTES = 16 * 1024 * 1024  # the hub's largest (tokenizer_config, index) stay far below
 
 
@@ -24,7 +25,7 @@ def read_json_object(path: Path, error: type[Exception]) -> dict[str, Any]:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise error(f"{path} is missing") from None
-    except (OSError, UnicodeDecodeError, RecursionError, json.JSONDecodeError) as exc:
+    except (OSError, ValueError, RecursionError) as exc:
         raise error(f"{path} cannot be read as JSON: {exc}") from exc
     if not isinstance(value, dict):
         raise error(f"{path} must hold a JSON object, got {type(value).__name__}")
@@ -75,6 +76,10 @@ class ModelConfig:
         ):
             if getattr(self, name) < 1:
                 raise UnsupportedModelError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.context_length > _MAX_CONTEXT_LENGTH:
+            raise UnsupportedModelError(
+                f"context_length must be at most {_MAX_CONTEXT_LENGTH}, got {self.context_length}"
+            )
         if self.num_heads % QKV_PARTITIONS:
             raise UnsupportedModelError(
                 f"n_head must be a multiple of {QKV_PARTITIONS} (the qkv partitions), got {self.num_heads}"

@@ -60,6 +60,8 @@ class Tokenizer:
         if token is None:
             raise InvalidInputError(f"the tokenizer has no id {token_id}")
         byte_of = _byte_of_symbol()
+        if not all(symbol in byte_of for symbol in token):
+            return token.encode()  # no byte-level token; the library takes it literally, too
         return bytes(byte_of[symbol] for symbol in token)
 
     def decode(self, token_ids: Sequence[int]) -> str:

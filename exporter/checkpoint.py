@@ -21,9 +21,9 @@ from codegen_edge.tokenizer import END_OF_TEXT
 # config.json on the hub said 2 until October 2022, and copies still do (salesforce/CodeGen issue 34).
 _FAULTY_EOS = 2
 # (n_layer, n_embd) of CodeGen2-1B and -3.7B, whose qkv has 8 partitions; the stock class computes garbage.
-_EIGHT_PARTITIONS = {(16, 2048), (16, 4096)}
+_EIGHT_PARTITIONS = ((16, 2048), (16, 4096))
 # CodeGen2's configs of those sizes name head_dim; CTranslate2's converter tells them by it, too.
-_EIGHT_PARTITION_HEAD_DIMS = {128, 256}
+_EIGHT_PARTITION_HEAD_DIMS = (128, 256)
 _WEIGHT_DTYPES = {torch.float16, torch.bfloat16, torch.float32}
 _MAX_NAMED = 5  # tensors named in an error; the rest is counted
 
@@ -39,11 +39,6 @@ _CONFIG_KEYS = (
     "rotary_dim",
     "activation_function",
     "layer_norm_epsilon",
-    "resid_pdrop",
-    "embd_pdrop",
-    "attn_pdrop",
-    "initializer_range",
-    "use_cache",
     "tie_word_embeddings",
 )
 
@@ -113,7 +108,9 @@ def open_checkpoint(folder: str | Path) -> Checkpoint:
             f"{folder} is not a folder; give a checkpoint's folder or a hub id like Salesforce/codegen-350M-mono"
         )
     config = read_json_object(folder / "config.json", CheckpointError)
+    config = {key: value for key, value in config.items() if value is not None}
     _check_supported(config)
+    _check_values(config)
     tokenizer = load_tokenizer_files(folder)
     mended = _mend(config, tokenizer.end_of_text_id)
     model = ModelConfig.from_dict(config)
@@ -125,7 +122,7 @@ def open_checkpoint(folder: str | Path) -> Checkpoint:
     stored_names = _names_in_model(weights)
     is_tied = bool(config.get("tie_word_embeddings", False))
     _check_tensors(weights, stored_names, model, is_tied=is_tied)
-    hub_config = {key: config[key] for key in _CONFIG_KEYS if config.get(key) is not None}
+    hub_config = {key: config[key] for key in _CONFIG_KEYS if key in config}
     return Checkpoint(
         folder=folder,
         model=model,
@@ -151,6 +148,21 @@ def _check_supported(config: dict[str, Any]) -> None:
         )
 
 
+def _check_values(config: dict[str, Any]) -> None:
+    """Check what ModelConfig does not hold and transformers would stumble over; absent means its default."""
+    from transformers.activations import ACT2FN
+
+    activation = config.get("activation_function", "gelu_new")
+    if not isinstance(activation, str) or activation not in ACT2FN:
+        raise UnsupportedModelError(f"config.json: activation_function {activation!r} is not known to transformers")
+    epsilon = config.get("layer_norm_epsilon", 1e-5)
+    if not isinstance(epsilon, float) or not 0 < epsilon < 1:
+        raise UnsupportedModelError(f"config.json: layer_norm_epsilon must be between 0 and 1, got {epsilon!r}")
+    is_tied = config.get("tie_word_embeddings", False)
+    if not isinstance(is_tied, bool):
+        raise UnsupportedModelError(f"config.json: tie_word_embeddings must be true or false, got {is_tied!r}")
+
+
 def _mend(config: dict[str, Any], end_of_text_id: int | None) -> tuple[str, ...]:
     """Put known faults of old files right, in place; return what was done."""
     mended = []
@@ -159,7 +171,7 @@ def _mend(config: dict[str, Any], end_of_text_id: int | None) -> tuple[str, ...]
             config[name] = config[other]
             mended.append(f"{name} was missing; took {other}, {config[other]}")
     eos = config.get("eos_token_id")
-    if end_of_text_id is not None and eos != end_of_text_id and eos in {_FAULTY_EOS, None}:
+    if end_of_text_id is not None and eos != end_of_text_id and eos in (_FAULTY_EOS, None):
         config["eos_token_id"] = end_of_text_id
         mended.append(f"eos_token_id was {eos}; {END_OF_TEXT} is {end_of_text_id}")
     # The hub's configs say 1, which is '"'. The tokenizer's beginning of text is its end of text.

@@ -52,6 +52,9 @@ def load_tokenizer_files(folder: Path) -> TokenizerFiles:
         raise CheckpointError(
             f"{folder} has no tokenizer: neither tokenizer.json nor vocab.json with merges.txt is there"
         )
+    parts = json.loads(tokenizer.to_str())
+    if parts["model"].get("type") != "BPE" or (parts["decoder"] or {}).get("type") != "ByteLevel":
+        raise CheckpointError(f"{folder}: the tokenizer is no byte-level BPE, as every CodeGen's is")
     files["tokenizer.json"] = content
     files["tokenizer_config.json"] = _config(folder)
     vocabulary = tokenizer.get_vocab(with_added_tokens=True)
@@ -75,7 +78,9 @@ def _build(folder: Path) -> Tokenizer:
     tokenizer.add_special_tokens([AddedToken(END_OF_TEXT, normalized=False)])
     if (folder / "added_tokens.json").is_file():
         added = read_json_object(folder / "added_tokens.json", CheckpointError)
-        by_id = sorted(added.items(), key=lambda item: int(item[1]))
+        if not all(isinstance(token_id, int) for token_id in added.values()):
+            raise CheckpointError(f"{folder / 'added_tokens.json'} must map texts to integers")
+        by_id = sorted(added.items(), key=lambda item: item[1])
         tokenizer.add_tokens([AddedToken(text, normalized=True) for text, _ in by_id])
         for text, token_id in by_id:
             if tokenizer.token_to_id(text) != token_id:

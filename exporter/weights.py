@@ -7,6 +7,7 @@ tensors never stay resident.
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -60,7 +61,7 @@ class WeightFiles:
         if file.suffix == ".safetensors":
             with _safetensors_errors(file), safe_open(file, framework="pt") as handle:
                 return cast(torch.Tensor, handle.get_tensor(name))
-        return _load_bin(file)[name]
+        return _load_bin(file)[name].detach()
 
 
 def open_weights(folder: Path) -> WeightFiles:
@@ -74,10 +75,11 @@ def open_weights(folder: Path) -> WeightFiles:
         UnsafeCheckpointError: a pickle that would run code, or an index that points outside the folder.
     """
     for whole, index in _LAYOUTS:
-        if (folder / index).is_file():
+        # A whole file goes before an index that may be stale, as in transformers.
+        if (folder / whole).is_file():
+            files: tuple[Path, ...] = (folder / whole,)
+        elif (folder / index).is_file():
             files = _shards(folder, index)
-        elif (folder / whole).is_file():
-            files = (folder / whole,)
         else:
             continue
         tensors: dict[str, StoredTensor] = {}
@@ -141,10 +143,11 @@ def _load_bin(file: Path) -> dict[str, torch.Tensor]:
     try:
         tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as exc:
-        reason = str(exc).partition("\n")[0]
+        # Not torch's own words: they advise to load it without restriction.
+        wanted = re.search(r"GLOBAL (\S+)", str(exc))
+        named = f" (it wants {wanted[1]})" if wanted else ""
         raise UnsafeCheckpointError(
-            f"{file} holds more than tensors and was not loaded ({reason}); convert it to safetensors where "
-            "you trust it"
+            f"{file} holds more than tensors{named} and was not loaded; convert it to safetensors where you trust it"
         ) from exc
     # torch.load raises many kinds on malformed archives (RuntimeError, EOFError, ValueError, KeyError, …).
     except Exception as exc:
@@ -153,6 +156,11 @@ def _load_bin(file: Path) -> dict[str, torch.Tensor]:
             f"{file} cannot be mapped as a torch checkpoint ({reason}); files older than torch 1.6 must be "
             "saved anew first"
         ) from exc
-    if not isinstance(tensors, dict) or not all(isinstance(t, torch.Tensor) for t in tensors.values()):
-        raise CheckpointError(f"{file} is no state dict: it must map names to tensors")
+    if not isinstance(tensors, dict) or not all(_is_entry(name, tensor) for name, tensor in tensors.items()):
+        raise CheckpointError(f"{file} is no state dict: it must map names to dense tensors")
     return tensors
+
+
+def _is_entry(name: object, tensor: object) -> bool:
+    is_dense = isinstance(tensor, torch.Tensor) and tensor.layout == torch.strided and tensor.device.type == "cpu"
+    return isinstance(name, str) and is_dense

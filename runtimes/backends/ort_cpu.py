@@ -59,7 +59,7 @@ def create_session(bundle: Bundle, threads: int | None) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or default_threads()
     options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # errors; they are raised as well
+    options.log_severity_level = 4  # errors are raised; they need not be logged as well
     try:
         session = ort.InferenceSession(str(bundle.model_path), options, providers=[PROVIDER], enable_fallback=0)
     # onnxruntime's exceptions share no base but Exception.

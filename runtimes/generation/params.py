@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from dataclasses import dataclass
 from typing import Literal
 
@@ -52,7 +52,7 @@ class GenerationParams:
             raise InvalidInputError(f"top_p must be above 0 and at most 1, got {self.top_p}")
         if self.temperature == 0 and (self.top_k > 0 or self.top_p < 1):
             raise InvalidInputError("top_k and top_p choose among samples; give a temperature above 0 with them")
-        if isinstance(self.stop, str) or not all(isinstance(text, str) and text for text in self.stop):
+        if not isinstance(self.stop, list | tuple) or not all(isinstance(text, str) and text for text in self.stop):
             raise InvalidInputError("stop must be a sequence of non-empty strings")
         object.__setattr__(self, "stop", tuple(self.stop))
 
@@ -63,5 +63,5 @@ def _require_int(name: str, value: object, *, lowest: int) -> None:
 
 
 def _require_number(name: str, value: object) -> None:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) <= sys.float_info.max:
         raise InvalidInputError(f"{name} must be a finite number, got {value!r}")

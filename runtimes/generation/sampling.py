@@ -67,8 +67,10 @@ def next_token_probabilities(logits: NDArray[np.float32], params: GenerationPara
     weights = np.exp(scaled)
     probabilities: NDArray[np.float64] = weights / weights.sum()
     if params.top_p < 1:
-        order = np.argsort(-probabilities, kind="stable")
-        mass_before = np.concatenate(([0.0], probabilities[order].cumsum()[:-1]))
-        probabilities[order[mass_before >= params.top_p]] = 0.0
+        # Ascending, so that of equally likely tokens the same ones stay as in transformers.
+        order = np.argsort(probabilities, kind="stable")
+        is_tail = probabilities[order].cumsum() <= 1 - params.top_p
+        is_tail[-1] = False  # the likeliest always stays
+        probabilities[order[is_tail]] = 0.0
         probabilities /= probabilities.sum()
     return probabilities

@@ -108,6 +108,14 @@ def test_unsound_tensors_are_refused_by_name(
         ({"rotary_dim": 17}, "rotary_dim must be even"),
         ({"n_layer": 0}, "num_layers"),
         ({"vocab_size": "many"}, "vocab_size must be an integer"),
+        ({"n_layer": [2]}, "num_layers|n_layer must be an integer"),
+        ({"eos_token_id": [7]}, "eos_token_id must be an integer"),
+        ({"n_positions": 10**12}, "context_length must be at most"),
+        ({"activation_function": "magic"}, "activation_function 'magic'"),
+        ({"activation_function": ["gelu"]}, "activation_function"),
+        ({"layer_norm_epsilon": -1.0}, "layer_norm_epsilon must be between 0 and 1"),
+        ({"layer_norm_epsilon": float("nan")}, "layer_norm_epsilon must be between 0 and 1"),
+        ({"tie_word_embeddings": "yes"}, "tie_word_embeddings must be true or false"),
     ],
 )
 def test_other_models_are_refused_by_what_they_are(checkpoint_copy: Path, changes: dict[str, Any], words: str) -> None:

@@ -57,6 +57,21 @@ def test_malformed_file_is_refused_by_name(checkpoint_copy: Path, name: str, con
         load_tokenizer_files(checkpoint_copy)
 
 
+def test_tokenizer_of_another_kind_is_refused(checkpoint_copy: Path) -> None:
+    other = {"model": {"type": "WordLevel", "vocab": {"a": 0, "[UNK]": 1}, "unk_token": "[UNK]"}}
+    (checkpoint_copy / "tokenizer.json").write_text(json.dumps(other))
+    with pytest.raises(CheckpointError, match="no byte-level BPE"):
+        load_tokenizer_files(checkpoint_copy)
+
+
+@pytest.mark.parametrize("token_id", ["abc", None, [1], 50257.5])
+def test_added_token_without_an_integer_is_refused(checkpoint_copy: Path, token_id: object) -> None:
+    (checkpoint_copy / "tokenizer.json").unlink()
+    (checkpoint_copy / "added_tokens.json").write_text(json.dumps({"  ": token_id}))
+    with pytest.raises(CheckpointError, match=r"added_tokens\.json"):
+        load_tokenizer_files(checkpoint_copy)
+
+
 def test_added_token_whose_id_does_not_follow_is_refused(checkpoint_copy: Path) -> None:
     (checkpoint_copy / "tokenizer.json").unlink()
     path = checkpoint_copy / "added_tokens.json"

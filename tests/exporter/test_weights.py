@@ -97,7 +97,18 @@ def test_pickle_is_never_loaded_without_restriction(tmp_path: Path, monkeypatch:
     assert calls == [(True, True)]
 
 
-@pytest.mark.parametrize("content", [[torch.zeros(1)], torch.zeros(1), {"a": 1}, {"a": {"b": torch.zeros(1)}}])
+@pytest.mark.parametrize(
+    "content",
+    [
+        [torch.zeros(1)],
+        torch.zeros(1),
+        {"a": 1},
+        {"a": {"b": torch.zeros(1)}},
+        {1: torch.zeros(1)},
+        {"a": torch.eye(3).to_sparse()},
+        {"a": torch.zeros(1, device="meta")},
+    ],
+)
 def test_pickle_that_is_no_state_dict_is_refused(tmp_path: Path, content: object) -> None:
     torch.save(content, tmp_path / "pytorch_model.bin")
     with pytest.raises(CheckpointError, match="no state dict"):
@@ -144,6 +155,24 @@ def test_shard_outside_the_folder_is_refused(tmp_path: Path, shard: str) -> None
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(UnsafeCheckpointError, match="outside"):
         open_weights(tmp_path)
+
+
+def test_whole_file_goes_before_a_stale_index(tmp_path: Path) -> None:
+    write(tmp_path, "safetensors")
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "old.safetensors"}}))
+    assert open_weights(tmp_path).files == (tmp_path / "model.safetensors",)
+
+
+def test_parameters_are_read_as_plain_tensors(tmp_path: Path) -> None:
+    torch.save({"a": torch.nn.Parameter(torch.ones(2))}, tmp_path / "pytorch_model.bin")
+    assert open_weights(tmp_path).read("a").numpy().tolist() == [1, 1]
+
+
+def test_error_never_advises_to_load_without_restriction(tmp_path: Path) -> None:
+    torch.save({"b": Hostile(tmp_path / "marker")}, tmp_path / "pytorch_model.bin")
+    with pytest.raises(UnsafeCheckpointError, match=r"it wants io\.open") as error_info:
+        open_weights(tmp_path)
+    assert "weights_only" not in str(error_info.value)
 
 
 def test_missing_shard_is_named(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -87,8 +88,8 @@ def test_prompt_beyond_the_context_names_both_numbers(model: Model) -> None:
         model.generate(prompt)
 
 
-@pytest.mark.parametrize("prompt", ["", [], ["a", ""]])
-def test_empty_prompt_is_refused(model: Model, prompt: str) -> None:
+@pytest.mark.parametrize("prompt", ["", [], ["a", ""], 5, None, b"a", ["a", 5]])
+def test_prompt_that_is_empty_or_no_text_is_refused(model: Model, prompt: Any) -> None:
     with pytest.raises(InvalidInputError):
         model.generate(prompt)
 

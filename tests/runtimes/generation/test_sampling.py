@@ -34,6 +34,15 @@ def test_distribution_equals_that_of_transformers(temperature: float, top_k: int
         assert np.array_equal(actual > 0, expected.numpy() > 0)
 
 
+def test_equally_likely_tokens_are_kept_as_transformers_keeps_them() -> None:
+    logits = np.round(random_logits(1) / 3).astype(np.float32)
+    for top_p in (0.1, 0.5, 0.9):
+        expected = TopPLogitsWarper(top_p)(torch.zeros(1, 1, dtype=torch.long), torch.from_numpy(logits)[None])
+        actual = next_token_probabilities(logits, GenerationParams(temperature=1.0, top_p=top_p))
+        kept = expected[0].isfinite().numpy()
+        assert kept.sum() == (actual > 0).sum()
+
+
 def test_draws_follow_the_distribution() -> None:
     params = GenerationParams(temperature=1.0, top_k=6, seed=3)
     logits, draws = random_logits(0), 20_000
