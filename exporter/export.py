@@ -11,7 +11,7 @@ from typing import Any
 import onnx_ir as ir
 
 from codegen_edge import contract
-from codegen_edge.bundle import MANIFEST_FILE, Bundle, Manifest, open_bundle, records_of
+from codegen_edge.bundle import MANIFEST_FILE, Bundle, FileRecord, Manifest, Source, open_bundle, records_of
 from codegen_edge.errors import CheckpointError
 from codegen_edge.exporter.checkpoint import Checkpoint, open_checkpoint
 from codegen_edge.exporter.clients import client_files
@@ -82,24 +82,37 @@ def export_checkpoint(
         weights = write_weights(checkpoint, graph, stage, on_progress)
         source = checkpoint.source(located.name, located.revision)
         with storage_errors(Path(out)):
-            _write_graph(graph.model, stage)
-            for name, content in client_files(checkpoint, options.task, source).items():
-                (stage / name).write_bytes(content)
-            manifest = Manifest(
-                task=options.task,
-                target=options.target,
-                precision="fp32",
-                model=checkpoint.model,
-                source=source,
-                tools=_tool_versions(),
-                files=records_of(stage, {contract.WEIGHTS_FILE: weights}),
-            )
-            (stage / MANIFEST_FILE).write_bytes(manifest.to_json())
+            manifest = _write_the_rest(stage, checkpoint, graph.model, options, source, weights)
         if prove is not None:
             manifest = replace(manifest, parity=prove(Bundle(stage, manifest), checkpoint))
             with storage_errors(Path(out)):
                 (stage / MANIFEST_FILE).write_bytes(manifest.to_json())
     return open_bundle(out, check="size")
+
+
+def _write_the_rest(
+    stage: Path,
+    checkpoint: Checkpoint,
+    model: ir.Model,
+    options: ExportOptions,
+    source: Source,
+    weights: FileRecord,
+) -> Manifest:
+    """Write all but the weights; the manifest last, for it vouches for the others."""
+    _write_graph(model, stage)
+    for name, content in client_files(checkpoint, options.task, source).items():
+        (stage / name).write_bytes(content)
+    manifest = Manifest(
+        task=options.task,
+        target=options.target,
+        precision="fp32",
+        model=checkpoint.model,
+        source=source,
+        tools=_tool_versions(),
+        files=records_of(stage, {contract.WEIGHTS_FILE: weights}),
+    )
+    (stage / MANIFEST_FILE).write_bytes(manifest.to_json())
+    return manifest
 
 
 def _require_head(checkpoint: Checkpoint, task: contract.Task) -> None:

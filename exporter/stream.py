@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import BinaryIO
 
 import onnx_ir as ir
 import torch
@@ -49,34 +50,48 @@ def write_weights(
     missing = [value for value in graph.model.graph.initializers.values() if _lacks_data(value)]
     total_bytes = sum(_size_bytes(value) for value in missing)
     require_free_space(folder, total_bytes + _SLACK_BYTES)
-    digest, offset = hashlib.sha256(), 0
     with storage_errors(path), path.open("wb") as file:
+        data = _DataFile(file)
         for value in missing:
             assert value.name is not None
-            assert value.shape is not None
-            padding = b"\0" * (-offset % _ALIGNMENT_BYTES)
             tensor = _tensor_of(value.name, checkpoint, graph)
-            assert tuple(tensor.shape) == value.shape.numpy(), value.name
-            data = tensor.numpy().reshape(-1).view("uint8").data
-            for part in (padding, data):
-                file.write(part)
-                digest.update(part)
-            offset += len(padding)
+            assert value.shape == ir.Shape(tensor.shape), value.name
+            offset, length = data.append(tensor)
             value.const_value = ir.ExternalTensor(
                 location=path.name,
                 offset=offset,
-                length=len(data),
+                length=length,
                 dtype=ir.DataType.FLOAT,
                 shape=ir.Shape(tensor.shape),
                 name=value.name,
                 base_dir=path.parent,
             )
-            offset += len(data)
             if on_progress is not None:
-                on_progress(offset, total_bytes)
+                on_progress(data.size_bytes, total_bytes)
         file.flush()
         os.fsync(file.fileno())
-    return FileRecord(size_bytes=offset, sha256=digest.hexdigest())
+    return FileRecord(size_bytes=data.size_bytes, sha256=data.digest.hexdigest())
+
+
+class _DataFile:
+    """Appends tensors, each on a page of its own, and hashes what it writes on the way."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.size_bytes = 0
+        self.digest = hashlib.sha256()
+        self._file = file
+
+    def append(self, tensor: torch.Tensor) -> tuple[int, int]:
+        """Write a tensor; return its offset and length in bytes."""
+        self._write(memoryview(bytes(-self.size_bytes % _ALIGNMENT_BYTES)))
+        offset = self.size_bytes
+        self._write(tensor.numpy().reshape(-1).view("uint8").data)
+        return offset, self.size_bytes - offset
+
+    def _write(self, content: memoryview) -> None:
+        self._file.write(content)
+        self.digest.update(content)
+        self.size_bytes += len(content)
 
 
 def _tensor_of(name: str, checkpoint: Checkpoint, graph: TargetGraph) -> torch.Tensor:
