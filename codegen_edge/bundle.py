@@ -8,12 +8,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
 
 from codegen_edge import contract
-from codegen_edge.errors import BundleError, IntegrityError, InvalidInputError
+from codegen_edge.errors import BundleError, IntegrityError, InvalidInputError, UnsupportedModelError
 from codegen_edge.model_config import ModelConfig, read_json_object
-from codegen_edge.storage import replace_file, sha256_of
+from codegen_edge.storage import MANIFEST_FILE, replace_file, sha256_of
 
 FORMAT_VERSION = 1
-MANIFEST_FILE = "bundle.json"
 TOKENIZER_FILE = "tokenizer.json"
 
 Check = Literal["full", "size"]
@@ -98,7 +97,7 @@ class Manifest:
                 files={name: FileRecord(**record) for name, record in fields["files"].items()},
                 parity=fields.get("parity"),
             )
-        except (KeyError, TypeError, ValueError, AttributeError) as exc:
+        except (KeyError, TypeError, ValueError, AttributeError, UnsupportedModelError) as exc:
             raise BundleError(f"{MANIFEST_FILE} is malformed ({exc}); export the checkpoint again") from exc
         for name, known in (
             ("task", contract.TASKS),
@@ -144,8 +143,15 @@ class Bundle:
             )
 
     def record_parity(self, verdict: dict[str, Any]) -> None:
-        """Write a verification's verdict into `bundle.json`, in one step."""
-        fields = asdict(self.manifest)
+        """Write a verification's verdict into `bundle.json`, in one step.
+
+        Raises:
+            BundleError: the bundle was replaced since it was opened.
+        """
+        now = Manifest.from_dict(read_json_object(self.path / MANIFEST_FILE, BundleError))
+        if now.files != self.manifest.files:
+            raise BundleError(f"{self.path} was replaced meanwhile; the verdict is of the old bundle: verify again")
+        fields = asdict(now)
         fields["parity"] = verdict
         manifest = Manifest.from_dict({"format_version": FORMAT_VERSION, **fields})
         replace_file(self.path / MANIFEST_FILE, manifest.to_json())
@@ -176,6 +182,9 @@ def open_bundle(path: str | Path, *, check: Check = "full") -> Bundle:
             raise BundleError(f"{folder / MANIFEST_FILE} does not list {name}; export the checkpoint again")
     for name, record in manifest.files.items():
         _check_file(folder, name, record, check)
+    for file in sorted((folder / contract.MODEL_FILE).parent.iterdir()):
+        if file.relative_to(folder).as_posix() not in manifest.files:
+            raise IntegrityError(f"{file} is no part of the bundle that was exported; remove it")
     return Bundle(folder, manifest)
 
 

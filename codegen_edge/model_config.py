@@ -19,12 +19,13 @@ _MAX_JSON_BYTES = 16 * 1024 * 1024  # the hub's largest (tokenizer_config, index
 def read_json_object(path: Path, error: type[Exception]) -> dict[str, Any]:
     """Read a JSON object from `path`, or raise `error` with one line that names the file."""
     try:
-        size_bytes = path.stat().st_size
-        if size_bytes > _MAX_JSON_BYTES:
-            raise error(f"{path} is {size_bytes} bytes; no more than {_MAX_JSON_BYTES} were expected of it")
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise error(f"{path} is missing") from None
+        if not path.is_file():  # a pipe or a device would block
+            raise error(f"{path} is {'no file' if path.exists() else 'missing'}")
+        with path.open("rb") as file:
+            content = file.read(_MAX_JSON_BYTES + 1)
+        if len(content) > _MAX_JSON_BYTES:
+            raise error(f"{path} has more than the {_MAX_JSON_BYTES} bytes that were expected of it")
+        value = json.loads(content.decode("utf-8"))
     except (OSError, ValueError, RecursionError) as exc:
         raise error(f"{path} cannot be read as JSON: {exc}") from exc
     if not isinstance(value, dict):
@@ -74,6 +75,8 @@ class ModelConfig:
             "rotary_dim",
             "inner_size",
         ):
+            if type(getattr(self, name)) is not int:
+                raise UnsupportedModelError(f"{name} must be an integer, got {getattr(self, name)!r}")
             if getattr(self, name) < 1:
                 raise UnsupportedModelError(f"{name} must be at least 1, got {getattr(self, name)}")
         if self.context_length > _MAX_CONTEXT_LENGTH:
@@ -88,7 +91,7 @@ class ModelConfig:
             raise UnsupportedModelError(
                 f"rotary_dim must be even and at most head_dim {self.head_dim}, got {self.rotary_dim}"
             )
-        if not 0 <= self.eos_token_id < self.vocab_size:
+        if type(self.eos_token_id) is not int or not 0 <= self.eos_token_id < self.vocab_size:
             raise UnsupportedModelError(
                 f"eos_token_id {self.eos_token_id} is outside the vocabulary of {self.vocab_size}"
             )

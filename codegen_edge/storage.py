@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import hashlib
+import json
 import os
 import re
 import secrets
 import shutil
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from codegen_edge.errors import InvalidInputError, StorageError
+
+try:
+    import fcntl
+except ImportError:  # Windows: no such locks; what a process that died left is then not cleaned up
+    fcntl = None  # type: ignore[assignment]
+
+MANIFEST_FILE = "bundle.json"
 
 _CHUNK_BYTES = 4 * 1024 * 1024  # large enough to keep sha256 busy, small enough to stay in cache
 _RENAME_EXCHANGE = 2  # linux/fs.h
@@ -39,7 +47,7 @@ def require_free_space(folder: Path, needed_bytes: int) -> None:
         )
 
 
-@contextmanager
+@contextlib.contextmanager
 def staged_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
     """Give an empty folder beside `target`; on success it takes target's place in one step.
 
@@ -53,23 +61,26 @@ def staged_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
     """
     target = Path(os.path.abspath(target))
     if target.parent.is_dir():
-        _remove_abandoned(target)
+        with storage_errors(target), _locked(target.parent):
+            _remove_abandoned(target)
     check_target(target, overwrite=overwrite)
-    stage = target.parent / f".{target.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}"
-    with storage_errors(target):
-        stage.mkdir()
-    try:
-        yield stage
-        with storage_errors(target):
-            _sync_tree(stage)
-            check_target(target, overwrite=overwrite)  # another process may have made it meanwhile
-            _put_in_place(stage, target)
-            _sync(target.parent)
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
+    stage = target.parent / f".{target.name}.tmp-{secrets.token_hex(8)}"
+    with contextlib.ExitStack() as stack:
+        with storage_errors(target), _locked(target.parent):
+            stage.mkdir()
+            stack.enter_context(_locked(stage))  # for as long as this process works on it
+        try:
+            yield stage
+            with storage_errors(target), _locked(target.parent):
+                _sync_tree(stage)
+                check_target(target, overwrite=overwrite)  # another process may have made it meanwhile
+                _put_in_place(stage, target)
+                _sync(target.parent)
+        finally:
+            shutil.rmtree(stage, ignore_errors=True)
 
 
-@contextmanager
+@contextlib.contextmanager
 def storage_errors(target: Path) -> Iterator[None]:
     """Map an OSError raised while writing to StorageError, with the reason in words."""
     try:
@@ -106,8 +117,21 @@ def check_target(target: Path, *, overwrite: bool) -> None:
         return
     if not overwrite:
         raise InvalidInputError(f"{target} exists; give another folder, or --overwrite to replace it")
-    if any(target.iterdir()) and not (target / "bundle.json").is_file():
-        raise InvalidInputError(f"{target} exists and is no bundle (no bundle.json); it will not be replaced")
+    if any(target.iterdir()):
+        _check_is_bundle(target)
+
+
+def _check_is_bundle(folder: Path) -> None:
+    """Refuse to replace what is no bundle, or a bundle with somebody's own files in it."""
+    try:
+        listed = {*json.loads((folder / MANIFEST_FILE).read_bytes())["files"], MANIFEST_FILE}
+    except (OSError, ValueError, KeyError, TypeError) as exc:
+        raise InvalidInputError(f"{folder} exists and is no bundle; it will not be replaced") from exc
+    own = [
+        name for path in folder.rglob("*") if path.is_file() and (name := str(path.relative_to(folder))) not in listed
+    ]
+    if own:
+        raise InvalidInputError(f"{folder} holds {own[0]}, which is no part of the bundle; move it before replacing")
 
 
 def _put_in_place(stage: Path, target: Path) -> None:
@@ -143,25 +167,44 @@ def _exchange(first: Path, second: Path) -> bool:
 
 def _remove_abandoned(target: Path) -> None:
     """Remove what a process that died left behind; put an old folder back if it died between two renames."""
-    pattern = re.compile(re.escape(f".{target.name}.tmp-") + r"(\d+)-[0-9a-f]{8}(-old)?")
+    pattern = re.compile(re.escape(f".{target.name}.tmp-") + r"[0-9a-f]{16}(-old)?")
     for path in sorted(target.parent.iterdir(), reverse=True):
         match = pattern.fullmatch(path.name)
-        if match is None or _is_alive(int(match[1])):
+        if match is None or not _is_abandoned(path):
             continue
-        if match[2] and not target.exists():
+        if match[1] and not target.exists():
             path.rename(target)
         else:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
+def _is_abandoned(stage: Path) -> bool:
+    """Whether no process holds the folder's lock; a lock ends with its process, in whichever container that ran."""
+    if fcntl is None:
         return False
-    except PermissionError:
+    descriptor = os.open(stage, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    else:
         return True
-    return True
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold an advisory lock on a folder, where the system has such locks."""
+    if fcntl is None:
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _sync_tree(folder: Path) -> None:

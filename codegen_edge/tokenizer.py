@@ -26,6 +26,9 @@ class Tokenizer:
         # The library raises bare Exception for every malformed file.
         except Exception as exc:
             raise BundleError(f"{path} is no tokenizer: {exc}") from exc
+        # Some checkpoints store these for training; they would shorten or pad prompts without a word.
+        self._backend.no_truncation()
+        self._backend.no_padding()
         self._added = {token_id: token.content for token_id, token in self._backend.get_added_tokens_decoder().items()}
 
     @property

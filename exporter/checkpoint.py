@@ -120,9 +120,10 @@ def open_checkpoint(folder: str | Path) -> Checkpoint:
         )
     weights = open_weights(folder)
     stored_names = _names_in_model(weights)
-    is_tied = bool(config.get("tie_word_embeddings", False))
+    # As transformers does: a head that is stored goes before the wish to tie.
+    is_tied = config.get("tie_word_embeddings", False) and layout.LM_HEAD not in stored_names
     _check_tensors(weights, stored_names, model, is_tied=is_tied)
-    hub_config = {key: config[key] for key in _CONFIG_KEYS if key in config}
+    hub_config = {key: config[key] for key in _CONFIG_KEYS if key in config} | {"tie_word_embeddings": is_tied}
     return Checkpoint(
         folder=folder,
         model=model,

@@ -11,14 +11,14 @@ from typing import Any
 import onnx_ir as ir
 
 from codegen_edge import contract
-from codegen_edge.bundle import MANIFEST_FILE, Bundle, FileRecord, Manifest, Source, open_bundle, records_of
+from codegen_edge.bundle import Bundle, FileRecord, Manifest, Source, open_bundle, records_of
 from codegen_edge.errors import CheckpointError
 from codegen_edge.exporter.checkpoint import Checkpoint, open_checkpoint
 from codegen_edge.exporter.clients import client_files
 from codegen_edge.exporter.hub import LocatedCheckpoint
 from codegen_edge.exporter.stream import Progress, write_weights
 from codegen_edge.exporter.targets import build_graph
-from codegen_edge.storage import staged_folder, storage_errors
+from codegen_edge.storage import MANIFEST_FILE, staged_folder, storage_errors
 
 _TOOLS = ("codegen-edge", "torch", "transformers", "onnx-ir", "onnxscript", "onnx", "tokenizers")
 _IR_VERSION = 10  # what opset 21 came with; older runtimes refuse newer ones

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,8 +56,9 @@ def locate_checkpoint(checkpoint: str, *, revision: str | None = None, offline: 
 
 
 def _download(hub_id: str, revision: str | None, *, offline: bool) -> LocatedCheckpoint:
-    from huggingface_hub import errors
+    from huggingface_hub import constants, errors
 
+    offline = offline or constants.HF_HUB_OFFLINE
     try:
         snapshot = _snapshot_offline(hub_id, revision) if offline else _snapshot(hub_id, revision)
     except errors.LocalEntryNotFoundError as exc:
@@ -66,7 +68,7 @@ def _download(hub_id: str, revision: str | None, *, offline: bool) -> LocatedChe
     except Exception as exc:
         raise CheckpointError(
             f"{hub_id} is no local folder, and fetching it from the hub (revision {revision or 'main'}) failed: "
-            f"{_first_line(exc)}"
+            f"{_first_line(exc)}. --offline takes a copy that was downloaded before"
         ) from exc
     folder = Path(snapshot)
     return LocatedCheckpoint(folder, hub_id, folder.name)  # the cache names a snapshot by its commit
@@ -77,7 +79,7 @@ def _snapshot(hub_id: str, revision: str | None) -> str:
     import huggingface_hub
 
     files = huggingface_hub.model_info(hub_id, revision=revision).siblings or []
-    has_safetensors = any(file.rfilename.endswith(".safetensors") for file in files)
+    has_safetensors = any(fnmatch.fnmatchcase(file.rfilename, name) for file in files for name in _SAFETENSORS)
     patterns = _FILES + (_SAFETENSORS if has_safetensors else _BIN)
     return huggingface_hub.snapshot_download(hub_id, revision=revision, allow_patterns=patterns)
 

@@ -52,6 +52,10 @@ def load_tokenizer_files(folder: Path) -> TokenizerFiles:
         raise CheckpointError(
             f"{folder} has no tokenizer: neither tokenizer.json nor vocab.json with merges.txt is there"
         )
+    if tokenizer.truncation is not None or tokenizer.padding is not None:
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        content = tokenizer.to_str(pretty=True).encode()
     parts = json.loads(tokenizer.to_str())
     if parts["model"].get("type") != "BPE" or (parts["decoder"] or {}).get("type") != "ByteLevel":
         raise CheckpointError(f"{folder}: the tokenizer is no byte-level BPE, as every CodeGen's is")

@@ -10,6 +10,7 @@ from codegen_edge.bundle import Bundle
 from codegen_edge.errors import InvalidInputError
 from codegen_edge.runtimes.runtime import Runtime
 
+# What runs a bundle. The reference and the scripted fake run none; they are opened by their classes.
 RUNTIMES: dict[str, str] = {
     "cpu": "codegen_edge.runtimes.backends.ort_cpu:open_runtime",
 }

@@ -18,7 +18,6 @@ from codegen_edge.cli.verify import verify
 from codegen_edge.errors import CodegenEdgeError
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
-_TERMINATED = 143  # 128 + SIGTERM
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -37,7 +36,8 @@ for _command in (export, verify, generate, inspect, doctor):
 
 def main() -> NoReturn:
     """Run the command line and exit: 0 done, 1 failed, 2 wrong input, 130 interrupted."""
-    signal.signal(signal.SIGTERM, _exit_on_sigterm)
+    for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
+        signal.signal(number, _exit_on_signal)
     is_debug = "--debug" in sys.argv[1:2]
     try:
         code = cli.main(standalone_mode=False)
@@ -46,22 +46,24 @@ def main() -> NoReturn:
         code = exc.exit_code
     except CodegenEdgeError as exc:
         code = _report(exc, exc.exit_code, is_debug=is_debug)
-    except (KeyboardInterrupt, click.Abort):
-        click.echo("interrupted", err=True)
-        code = _INTERRUPTED
     except BrokenPipeError:
         # The reader of our output went away; nothing is left to say to it.
         sys.stdout = None  # so that the interpreter does not flush it at exit
         code = 1
+    except OSError as exc:
+        code = _report(exc, 2, is_debug=is_debug)  # a path that cannot be read, is too long, …
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("interrupted", err=True)
+        code = _INTERRUPTED
     sys.exit(code)
 
 
-def _report(exc: CodegenEdgeError, code: int, *, is_debug: bool) -> int:
+def _report(exc: Exception, code: int, *, is_debug: bool) -> int:
     if is_debug:
         traceback.print_exc()
     click.echo(f"error: {' '.join(str(exc).split())}", err=True)
     return code
 
 
-def _exit_on_sigterm(signum: int, frame: FrameType | None) -> NoReturn:
-    sys.exit(_TERMINATED)
+def _exit_on_signal(signum: int, frame: FrameType | None) -> NoReturn:
+    sys.exit(128 + signum)

@@ -39,7 +39,7 @@ def export(
     from codegen_edge.storage import check_target
 
     check_target(out, overwrite=overwrite)
-    require_export_extra()
+    require_export_extra(with_runtime=not no_verify)
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
     from codegen_edge.cli.console import stderr, stdout

@@ -9,9 +9,10 @@ from codegen_edge.errors import RuntimeUnavailableError
 _EXPORT_MODULES = ("torch", "transformers", "onnx", "onnxscript", "onnx_ir", "safetensors", "huggingface_hub")
 
 
-def require_export_extra() -> None:
-    """Raise RuntimeUnavailableError when a package of the export extra is missing."""
-    missing = [name for name in _EXPORT_MODULES if importlib.util.find_spec(name) is None]
+def require_export_extra(*, with_runtime: bool = True) -> None:
+    """Raise RuntimeUnavailableError when a package of the export extra, or onnxruntime, is missing."""
+    needed = (*_EXPORT_MODULES, "onnxruntime") if with_runtime else _EXPORT_MODULES
+    missing = [name for name in needed if importlib.util.find_spec(name) is None]
     if missing:
         raise RuntimeUnavailableError(
             f'this command needs {", ".join(missing)}. Install the export extra: pip install "codegen-edge[export,cpu]"'

@@ -57,7 +57,10 @@ def _kv_bytes_per_token(manifest: Any) -> int:
 def _verdict(parity: dict[str, Any] | None) -> str:
     if parity is None:
         return "never verified: codegen-edge verify BUNDLE --reference CHECKPOINT"
-    comparisons = parity["comparisons"]
+    comparisons = parity.get("comparisons")
+    if not comparisons:
+        return str(parity.get("verdict", "unreadable"))
     largest = max(float(comparison["max_abs_error"]) for comparison in comparisons)
     positions = sum(comparison["positions"] for comparison in comparisons)
-    return f"{parity['verdict']} on {parity['runtime']}: max |Δ| {largest:.1e} over {positions} positions"
+    other = "" if parity.get("reference", {}).get("is_source", True) else " (against another checkpoint)"
+    return f"{parity['verdict']}{other} on {parity['runtime']}: max |Δ| {largest:.1e} over {positions} positions"

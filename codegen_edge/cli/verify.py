@@ -53,16 +53,17 @@ def verify(
 
     located = locate_checkpoint(reference, revision=revision, offline=offline)
     with stderr.status("comparing every step with the reference"):
-        report = verify_bundle(
-            opened,
-            open_checkpoint(located.folder),
-            runtime=runtime,
-            num_steps=DEFAULT_STEPS if steps is None else steps,
-        )
+        checkpoint = open_checkpoint(located.folder)
+        report = verify_bundle(opened, checkpoint, runtime=runtime, num_steps=DEFAULT_STEPS if steps is None else steps)
+        source = checkpoint.source(located.name, located.revision)
+    is_source = source.sha256 == opened.manifest.source.sha256
+    if not is_source:
+        stderr.print(f"{reference} is not the checkpoint that {bundle} was made of", style="yellow")
+    verdict = report.to_dict() | {"reference": {"name": source.name, "sha256": source.sha256, "is_source": is_source}}
     stdout.print(parity_table(report))
-    opened.record_parity(report.to_dict())
+    opened.record_parity(verdict)
     if json_file is not None:
-        replace_file(json_file, (json.dumps(report.to_dict(), indent=2) + "\n").encode())
+        replace_file(json_file, (json.dumps(verdict, indent=2) + "\n").encode())
     if not report.is_equal:
         raise ParityError(f"{bundle} is not equal to {reference}: {report.first_failure}")
     stdout.print(f"{bundle} is equal to {reference}")

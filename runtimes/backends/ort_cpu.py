@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from itertools import product
 from typing import Any
 
@@ -23,6 +24,7 @@ from codegen_edge.runtimes.runtime import KVCache, Logits, TokenIds
 from codegen_edge.runtimes.step_input import check_step
 
 PROVIDER = "CPUExecutionProvider"
+_THREADS_PER_CPU = 16  # more only waste memory; thousands stall
 
 
 def load_onnxruntime() -> Any:
@@ -53,8 +55,9 @@ def create_session(bundle: Bundle, threads: int | None) -> Any:
         RuntimeUnavailableError: onnxruntime is missing or gave another provider.
         BundleError: onnxruntime refuses the graph.
     """
-    if threads is not None and threads < 1:
-        raise InvalidInputError(f"threads must be at least 1, got {threads}")
+    most_threads = _THREADS_PER_CPU * (os.cpu_count() or 1)
+    if threads is not None and not 1 <= threads <= most_threads:
+        raise InvalidInputError(f"threads must be in 1…{most_threads} on this machine, got {threads}")
     ort = load_onnxruntime()
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or default_threads()
@@ -92,7 +95,8 @@ class OrtCpuCache:
             for layer, part in product(range(config.num_layers), contract.KV_PARTS)
         }
         self.options = run_options()
-        self.interrupted = False
+        self._is_interrupted = False
+        self._lock = threading.RLock()  # a signal handler may interrupt the thread that holds it
         self.bindings: dict[tuple[int, int], Any] = {}  # by first and last row: a decode step binds no buffer anew
 
     def rewind(self, row: int, length: int) -> None:
@@ -123,8 +127,16 @@ class OrtCpuCache:
 
     def interrupt(self) -> None:
         """Make the run in flight on this cache stop within milliseconds."""
-        self.interrupted = True
-        self.options.terminate = True
+        with self._lock:
+            self._is_interrupted = True
+            self.options.terminate = True
+
+    def raise_if_interrupted(self) -> None:
+        """Raise CancelledError once for every interruption; the cache is usable afterwards."""
+        with self._lock:
+            if self._is_interrupted:
+                self._is_interrupted = self.options.terminate = False
+                raise CancelledError("the step was cancelled")
 
 
 class OrtCpuRuntime:
@@ -141,6 +153,20 @@ class OrtCpuRuntime:
         bundle.require_task("text-generation")
         self.config = bundle.manifest.model
         self._session = create_session(bundle, threads)
+        self._check_graph(bundle)
+
+    def _check_graph(self, bundle: Bundle) -> None:
+        """Raise BundleError unless the graph has the inputs and outputs of the manifest's model."""
+        past = [self.config.num_heads, self.config.head_dim]
+        expected: dict[str, list[int]] = {contract.INPUT_IDS: [], contract.ATTENTION_MASK: []}
+        expected[contract.LOGITS] = [self.config.vocab_size]
+        for layer, part in product(range(self.config.num_layers), contract.KV_PARTS):
+            expected[contract.past_name(layer, part)] = expected[contract.present_name(layer, part)] = past
+        values = [*self._session.get_inputs(), *self._session.get_outputs()]
+        found = {value.name: [dim for dim in value.shape if isinstance(dim, int)] for value in values}
+        wrong = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
+        if wrong:
+            raise BundleError(f"{bundle.model_path} is not the graph of {bundle.manifest.model}: {wrong[0]} differs")
 
     def new_cache(self, batch_size: int, capacity: int) -> OrtCpuCache:
         """Empty KV buffers for `batch_size` rows of up to `capacity` tokens."""
@@ -212,21 +238,14 @@ class OrtCpuRuntime:
         _bind(binding.bind_input, contract.ATTENTION_MASK, mask)
         _bind(binding.bind_input, contract.NUM_LOGITS_TO_KEEP, keep)
         _bind(binding.bind_output, contract.LOGITS, logits)
+        cache.raise_if_interrupted()
         try:
-            if cache.interrupted:
-                raise CancelledError("the step was cancelled")
             self._session.run_with_iobinding(binding, cache.options)
-        except CancelledError:
-            raise
         # onnxruntime's exceptions share no base but Exception.
         except Exception as exc:
-            if cache.interrupted:
-                raise CancelledError("the step was cancelled") from exc
+            cache.raise_if_interrupted()
             raise BackendError(f"onnxruntime failed in a step of {batch_size}x{num_new} tokens: {exc}") from exc
-        finally:
-            if cache.interrupted:
-                cache.interrupted = False
-                cache.options.terminate = False
+        cache.raise_if_interrupted()
         return logits
 
 

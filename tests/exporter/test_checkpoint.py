@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from codegen_edge.errors import CheckpointError, UnsupportedModelError
-from codegen_edge.exporter import open_checkpoint
+from codegen_edge.exporter import CodeGenForCausalLM, load_reference_model, open_checkpoint
 
 Tensors = dict[str, torch.Tensor]
 
@@ -70,6 +70,16 @@ def test_tied_head_is_the_embedding(checkpoint_copy: Path) -> None:
     edit_weights(checkpoint_copy, {"lm_head.weight": None})
     checkpoint = open_checkpoint(checkpoint_copy)
     assert torch.equal(checkpoint.read("lm_head.weight"), checkpoint.read("transformer.wte.weight"))
+
+
+def test_head_that_is_stored_goes_before_the_wish_to_tie_as_in_transformers(checkpoint_copy: Path) -> None:
+    edit_config(checkpoint_copy, tie_word_embeddings=True)
+    theirs = CodeGenForCausalLM.from_pretrained(checkpoint_copy)
+    ours = load_reference_model(open_checkpoint(checkpoint_copy))
+    ids = torch.tensor([[5, 6, 7]])
+    with torch.inference_mode():
+        torch.testing.assert_close(ours(ids).logits, theirs(ids).logits)
+    assert not open_checkpoint(checkpoint_copy).is_tied
 
 
 @pytest.mark.parametrize(

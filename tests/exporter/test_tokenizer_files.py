@@ -8,6 +8,7 @@ from tokenizers import Tokenizer
 
 from codegen_edge.errors import CheckpointError
 from codegen_edge.exporter.tokenizer_files import load_tokenizer_files
+from codegen_edge.tokenizer import Tokenizer as CodegenEdgeTokenizer
 
 TEXTS = (
     "def f():\n    return  1\n\n\tx\t\ty",
@@ -55,6 +56,18 @@ def test_malformed_file_is_refused_by_name(checkpoint_copy: Path, name: str, con
     (checkpoint_copy / name).write_text(content)
     with pytest.raises(CheckpointError, match=name.replace(".", r"\.")):
         load_tokenizer_files(checkpoint_copy)
+
+
+def test_truncation_and_padding_of_training_are_left_out(checkpoint_copy: Path) -> None:
+    path = str(checkpoint_copy / "tokenizer.json")
+    tokenizer = Tokenizer.from_file(path)
+    tokenizer.enable_truncation(4)
+    tokenizer.enable_padding(length=16)
+    tokenizer.save(path)
+    assert len(CodegenEdgeTokenizer(path).encode("def hello_world(): return 1")) > 4
+    written = Tokenizer.from_buffer(load_tokenizer_files(checkpoint_copy).files["tokenizer.json"])
+    assert written.truncation is None
+    assert written.padding is None
 
 
 def test_tokenizer_of_another_kind_is_refused(checkpoint_copy: Path) -> None:

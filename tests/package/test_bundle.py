@@ -93,6 +93,25 @@ def test_verdict_is_recorded_and_read_again(bundle_copy: Bundle) -> None:
     assert open_bundle(bundle_copy.path).manifest.parity == {"verdict": "equal"}
 
 
+def test_verdict_of_a_bundle_that_was_replaced_is_not_recorded(bundle_copy: Bundle) -> None:
+    edit_manifest(bundle_copy, lambda fields: fields["files"]["README.md"].update(sha256="0" * 64))
+    with pytest.raises(BundleError, match="replaced meanwhile"):
+        bundle_copy.record_parity({"verdict": "equal"})
+
+
+def test_file_beside_the_graph_that_was_not_exported_is_refused(bundle_copy: Bundle) -> None:
+    (bundle_copy.path / "onnx" / "other.onnx_data").touch()
+    with pytest.raises(IntegrityError, match=r"other\.onnx_data"):
+        open_bundle(bundle_copy.path)
+
+
+@pytest.mark.parametrize(("name", "value"), [("num_layers", 2.0), ("vocab_size", "640"), ("num_heads", True)])
+def test_model_without_integers_is_refused(bundle_copy: Bundle, name: str, value: object) -> None:
+    edit_manifest(bundle_copy, lambda fields: fields["model"].update({name: value}))
+    with pytest.raises(BundleError, match=name):
+        open_bundle(bundle_copy.path)
+
+
 def test_wrong_task_is_named(feature_bundle: Bundle) -> None:
     with pytest.raises(BundleError, match="feature-extraction"):
         feature_bundle.require_task("text-generation")

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import json
 import os
 import signal
 import subprocess
@@ -16,8 +18,13 @@ from codegen_edge.storage import replace_file, require_free_space, sha256_of, st
 
 def make_bundle(folder: Path, content: str) -> Path:
     folder.mkdir()
-    (folder / "bundle.json").write_text(content)
+    (folder / "bundle.json").write_text(json.dumps({"files": {"stale": {}}, "content": content}))
     return folder
+
+
+def content_of(folder: Path) -> str:
+    content: str = json.loads((folder / "bundle.json").read_text())["content"]
+    return content
 
 
 def names_in(folder: Path) -> list[str]:
@@ -40,7 +47,7 @@ def test_old_folder_is_replaced_as_a_whole(tmp_path: Path, monkeypatch: pytest.M
     (out / "stale").touch()
     with staged_folder(out, overwrite=True) as stage:
         (stage / "bundle.json").write_text("new")
-        assert (out / "bundle.json").read_text() == "old"
+        assert content_of(out) == "old"
     assert names_in(tmp_path) == ["out"]
     assert names_in(out) == ["bundle.json"]
     assert (out / "bundle.json").read_text() == "new"
@@ -52,7 +59,7 @@ def test_failure_keeps_the_old_folder_and_leaves_no_other(tmp_path: Path) -> Non
         (stage / "bundle.json").write_text("half")
         raise ZeroDivisionError
     assert names_in(tmp_path) == ["out"]
-    assert (out / "bundle.json").read_text() == "old"
+    assert content_of(out) == "old"
 
 
 def test_failed_rename_puts_the_old_folder_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,7 +76,7 @@ def test_failed_rename_puts_the_old_folder_back(tmp_path: Path, monkeypatch: pyt
     with pytest.raises(StorageError, match="no room left"), staged_folder(out, overwrite=True) as stage:
         (stage / "bundle.json").write_text("new")
     assert names_in(tmp_path) == ["out"]
-    assert (out / "bundle.json").read_text() == "old"
+    assert content_of(out) == "old"
 
 
 def test_existing_folder_is_refused_without_overwrite(tmp_path: Path) -> None:
@@ -103,7 +110,7 @@ def test_killed_process_leaves_the_old_folder_and_the_next_one_cleans_up(tmp_pat
     )
     killed = subprocess.run([sys.executable, "-c", program, str(out)], check=False)
     assert killed.returncode == -signal.SIGKILL
-    assert (out / "bundle.json").read_text() == "old"
+    assert content_of(out) == "old"
     assert len(names_in(tmp_path)) == 2
     with staged_folder(out, overwrite=True) as stage:
         (stage / "bundle.json").write_text("new")
@@ -111,20 +118,30 @@ def test_killed_process_leaves_the_old_folder_and_the_next_one_cleans_up(tmp_pat
 
 
 def test_process_killed_between_two_renames_loses_nothing(tmp_path: Path) -> None:
-    dead = subprocess.Popen([sys.executable, "-c", ""])
-    dead.wait()
-    make_bundle(tmp_path / f".out.tmp-{dead.pid}-0123abcd-old", "old")
+    make_bundle(tmp_path / ".out.tmp-0123456789abcdef-old", "old")
     with pytest.raises(InvalidInputError, match="exists"), staged_folder(tmp_path / "out", overwrite=False):
         pytest.fail("the old folder is back and may not be replaced")
-    assert (tmp_path / "out" / "bundle.json").read_text() == "old"
+    assert content_of(tmp_path / "out") == "old"
 
 
 def test_stage_of_a_living_process_is_left_alone(tmp_path: Path) -> None:
-    stage = tmp_path / f".out.tmp-{os.getppid()}-0123abcd"
+    stage = tmp_path / ".out.tmp-0123456789abcdef"
     stage.mkdir()
+    descriptor = os.open(stage, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
     with staged_folder(tmp_path / "out", overwrite=False) as own:
         (own / "bundle.json").touch()
     assert stage.is_dir()
+    os.close(descriptor)
+    with staged_folder(tmp_path / "other", overwrite=False), staged_folder(tmp_path / "other2", overwrite=False):
+        assert stage.is_dir()  # another target's
+
+
+def test_bundle_with_somebodys_own_file_is_never_replaced(tmp_path: Path) -> None:
+    out = make_bundle(tmp_path / "out", "old")
+    (out / "thesis.tex").write_text("mine")
+    with pytest.raises(InvalidInputError, match=r"thesis\.tex"), staged_folder(out, overwrite=True):
+        pytest.fail("must refuse before any work")
 
 
 def test_full_disk_is_named_and_nothing_is_left(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -35,12 +36,26 @@ def test_graph_that_onnxruntime_refuses_is_an_error_of_ours(bundle_copy: Bundle,
         open_runtime("cpu", bundle_copy)
 
 
+@pytest.mark.parametrize(
+    ("change", "name"),
+    [
+        ({"num_layers": 3}, r"past_key_values\.2\.key"),
+        ({"vocab_size": 700}, "logits"),
+        ({"num_heads": 8, "head_dim": 8, "rotary_dim": 8}, r"past_key_values\.0\.key"),
+    ],
+)
+def test_manifest_of_another_graph_is_refused(bundle_copy: Bundle, change: dict[str, int], name: str) -> None:
+    manifest = replace(bundle_copy.manifest, model=replace(bundle_copy.manifest.model, **change))
+    with pytest.raises(BundleError, match=f"{name} differs"):
+        open_runtime("cpu", Bundle(bundle_copy.path, manifest))
+
+
 def test_features_bundle_is_no_text_runtime(feature_bundle: Bundle) -> None:
     with pytest.raises(BundleError, match="--task text-generation"):
         open_runtime("cpu", feature_bundle)
 
 
-@pytest.mark.parametrize("threads", [0, -1])
+@pytest.mark.parametrize("threads", [0, -1, 10**6, 10**12])
 def test_bad_thread_count_is_refused(tiny_bundle: Bundle, threads: int) -> None:
     with pytest.raises(InvalidInputError, match="threads"):
         open_runtime("cpu", tiny_bundle, threads=threads)
