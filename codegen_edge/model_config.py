@@ -12,7 +12,8 @@ from codegen_edge.errors import UnsupportedModelError
 # CodeGen's weights were laid out for four TPU cores; its qkv rows come in that many partitions.
 QKV_PARTITIONS = 4
 
-_MAX_CONTEXT_LENGTH = 2**20  # far beyond any CodeGen; tables of this many positions are made from the config
+# Far beyond any CodeGen. What a config alone decides must not exhaust memory before the weights are looked at.
+_LIMITS = {"context_length": 2**20, "num_layers": 2**12}
 _MAX_JSON_BYTES = 16 * 1024 * 1024  # the hub's largest (tokenizer_config, index) stay far below
 
 
@@ -79,10 +80,9 @@ class ModelConfig:
                 raise UnsupportedModelError(f"{name} must be an integer, got {getattr(self, name)!r}")
             if getattr(self, name) < 1:
                 raise UnsupportedModelError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.context_length > _MAX_CONTEXT_LENGTH:
-            raise UnsupportedModelError(
-                f"context_length must be at most {_MAX_CONTEXT_LENGTH}, got {self.context_length}"
-            )
+        for name, limit in _LIMITS.items():
+            if getattr(self, name) > limit:
+                raise UnsupportedModelError(f"{name} must be at most {limit}, got {getattr(self, name)}")
         if self.num_heads % QKV_PARTITIONS:
             raise UnsupportedModelError(
                 f"n_head must be a multiple of {QKV_PARTITIONS} (the qkv partitions), got {self.num_heads}"

@@ -42,6 +42,8 @@ def test_number_that_is_none_is_refused(name: str, value: Any) -> None:
         ({"rotary_dim": 66}, "at most head_dim 64"),
         ({"eos_token_id": 51200}, "outside the vocabulary"),
         ({"n_layer": 0}, "num_layers must be at least 1"),
+        ({"n_layer": 10**9}, "num_layers must be at most"),
+        ({"n_positions": 10**9}, "context_length must be at most"),
         ({"n_inner": 0}, "inner_size must be at least 1"),
     ],
 )
