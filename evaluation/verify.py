@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from codegen_edge.bundle import Bundle
+from codegen_edge.bundle import Bundle, Source
 from codegen_edge.errors import BundleError, InvalidInputError
 from codegen_edge.evaluation.parity import (
     DEFAULT_PROMPTS,
@@ -65,6 +65,14 @@ def verify_bundle(
     finally:
         candidate.close()
         reference.close()
+
+
+def verdict_of(report: ParityReport, bundle: Bundle, reference: Source) -> dict[str, Any]:
+    """What `bundle.json` keeps of a verification: the report, and whether its reference is the bundle's own source."""
+    is_source = reference.sha256 == bundle.manifest.source.sha256
+    return report.to_dict() | {
+        "reference": {"name": reference.name, "sha256": reference.sha256, "is_source": is_source}
+    }
 
 
 def _verify_features(bundle: Bundle, checkpoint: Checkpoint, prompts: list[list[int]], runtime: str) -> ParityReport:

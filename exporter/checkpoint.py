@@ -52,6 +52,7 @@ class Checkpoint:
         model: the model's shape.
         hub_config: the mended config in the hub's names, without what only training needs.
         weights: tensors by the names of CodeGenForCausalLM, buffers dropped.
+        stored_names: name in the files by the name of CodeGenForCausalLM.
         is_tied: whether the LM head is the embedding table.
         tokenizer_files: content by file name, `tokenizer.json` among them.
         mended: what was put right, one sentence each.
@@ -121,7 +122,10 @@ def open_checkpoint(folder: str | Path) -> Checkpoint:
     weights = open_weights(folder)
     stored_names = _names_in_model(weights)
     # As transformers does: a head that is stored goes before the wish to tie.
-    is_tied = config.get("tie_word_embeddings", False) and layout.LM_HEAD not in stored_names
+    wants_tie = config.get("tie_word_embeddings", False)
+    is_tied = wants_tie and layout.LM_HEAD not in stored_names
+    if wants_tie and not is_tied:
+        mended += (f"tie_word_embeddings was true; took the {layout.LM_HEAD} that is stored",)
     _check_tensors(weights, stored_names, model, is_tied=is_tied)
     hub_config = {key: config[key] for key in _CONFIG_KEYS if key in config} | {"tie_word_embeddings": is_tied}
     return Checkpoint(

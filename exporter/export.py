@@ -52,8 +52,8 @@ def export_checkpoint(
 ) -> Bundle:
     """Export a checkpoint to a bundle.
 
-    Memory: about 0.6 GB for torch and the trace, plus twice the largest tensor, whatever the model's size;
-    `prove` needs what the reference model needs.
+    Memory: below 1.2 GB plus three times the largest tensor, whatever the model's size; `prove` needs what the
+    reference model needs.
 
     Args:
         located: from `locate_checkpoint`.

@@ -37,7 +37,8 @@ for _command in (export, verify, generate, inspect, doctor):
 def main() -> NoReturn:
     """Run the command line and exit: 0 done, 1 failed, 2 wrong input, 130 interrupted."""
     for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):
-        signal.signal(number, _exit_on_signal)
+        if signal.getsignal(number) is signal.SIG_DFL:  # nohup ignores SIGHUP, and means it
+            signal.signal(number, _exit_on_signal)
     is_debug = "--debug" in sys.argv[1:2]
     try:
         code = cli.main(standalone_mode=False)

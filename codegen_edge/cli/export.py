@@ -44,7 +44,7 @@ def export(
 
     from codegen_edge.cli.console import stderr, stdout
     from codegen_edge.cli.verify import parity_table
-    from codegen_edge.evaluation.verify import verify_bundle
+    from codegen_edge.evaluation.verify import verdict_of, verify_bundle
     from codegen_edge.exporter import ExportOptions, export_checkpoint, locate_checkpoint
 
     located = locate_checkpoint(checkpoint, revision=revision, offline=offline)
@@ -59,7 +59,7 @@ def export(
                 f"the export is not equal to the reference ({report.first_failure}); nothing was written. "
                 "--no-verify writes it all the same"
             )
-        return report.to_dict()
+        return verdict_of(report, bundle, bundle.manifest.source)
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=stderr, transient=True) as progress:

@@ -48,7 +48,7 @@ def verify(
     require_export_extra()
     from codegen_edge.cli.console import stderr, stdout
     from codegen_edge.evaluation.parity import DEFAULT_STEPS
-    from codegen_edge.evaluation.verify import verify_bundle
+    from codegen_edge.evaluation.verify import verdict_of, verify_bundle
     from codegen_edge.exporter import locate_checkpoint, open_checkpoint
 
     located = locate_checkpoint(reference, revision=revision, offline=offline)
@@ -56,10 +56,9 @@ def verify(
         checkpoint = open_checkpoint(located.folder)
         report = verify_bundle(opened, checkpoint, runtime=runtime, num_steps=DEFAULT_STEPS if steps is None else steps)
         source = checkpoint.source(located.name, located.revision)
-    is_source = source.sha256 == opened.manifest.source.sha256
-    if not is_source:
+    verdict = verdict_of(report, opened, source)
+    if not verdict["reference"]["is_source"]:
         stderr.print(f"{reference} is not the checkpoint that {bundle} was made of", style="yellow")
-    verdict = report.to_dict() | {"reference": {"name": source.name, "sha256": source.sha256, "is_source": is_source}}
     stdout.print(parity_table(report))
     opened.record_parity(verdict)
     if json_file is not None:

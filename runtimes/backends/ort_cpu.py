@@ -51,7 +51,7 @@ def create_session(bundle: Bundle, threads: int | None) -> Any:
     """Open a bundle's graph on the CPU provider and prove that it is there.
 
     Raises:
-        InvalidInputError: `threads` is below 1.
+        InvalidInputError: `threads` is below 1 or absurdly many.
         RuntimeUnavailableError: onnxruntime is missing or gave another provider.
         BundleError: onnxruntime refuses the graph.
     """

@@ -80,6 +80,7 @@ def test_head_that_is_stored_goes_before_the_wish_to_tie_as_in_transformers(chec
     with torch.inference_mode():
         torch.testing.assert_close(ours(ids).logits, theirs(ids).logits)
     assert not open_checkpoint(checkpoint_copy).is_tied
+    assert any("tie_word_embeddings was true" in sentence for sentence in open_checkpoint(checkpoint_copy).mended)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +119,7 @@ def test_unsound_tensors_are_refused_by_name(
         ({"rotary_dim": 17}, "rotary_dim must be even"),
         ({"n_layer": 0}, "num_layers"),
         ({"vocab_size": "many"}, "vocab_size must be an integer"),
-        ({"n_layer": [2]}, "num_layers|n_layer must be an integer"),
+        ({"n_layer": [2]}, "n_layer must be an integer"),
         ({"eos_token_id": [7]}, "eos_token_id must be an integer"),
         ({"n_positions": 10**12}, "context_length must be at most"),
         ({"activation_function": "magic"}, "activation_function 'magic'"),
@@ -149,8 +150,8 @@ def test_missing_file_is_named(checkpoint_copy: Path, name: str) -> None:
 
 
 def test_tokenizer_larger_than_the_model_is_refused(checkpoint_copy: Path) -> None:
-    edit_config(checkpoint_copy, vocab_size=100, eos_token_id=2)
-    with pytest.raises(CheckpointError, match="the model only 100|eos_token_id"):
+    edit_config(checkpoint_copy, vocab_size=100, eos_token_id=7)
+    with pytest.raises(CheckpointError, match="the model only 100"):
         open_checkpoint(checkpoint_copy)
 
 

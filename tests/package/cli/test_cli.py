@@ -67,7 +67,9 @@ def test_tour_from_checkpoint_to_text(run: Run, tiny_checkpoint: Path, tmp_path:
     out = tmp_path / "bundle"
     exported = run("export", tiny_checkpoint, out)
     assert (exported.code, "equal to the reference" in exported.stdout) == (0, True), exported
-    assert open_bundle(out).manifest.parity is not None
+    proved = open_bundle(out).manifest.parity
+    assert proved is not None
+    assert proved["reference"]["is_source"]
 
     verified = run("verify", out, "--reference", tiny_checkpoint, "--json", tmp_path / "report.json")
     assert verified.code == 0, verified
@@ -221,6 +223,7 @@ def test_bundle_that_differs_ends_in_code_1_and_says_where(
     parity = open_bundle(bundle_copy.path).manifest.parity
     assert parity is not None
     assert parity["verdict"] == "different"
+    assert not parity["reference"]["is_source"]
 
 
 def test_debug_shows_where_an_error_comes_from(run: Run, tmp_path: Path) -> None:
