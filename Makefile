@@ -3,7 +3,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-ROOMS := exporter runtimes quantization evaluation
+ROOMS := exporter runtimes quantization evaluation checkpoints
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint typecheck bench interop wheel clean

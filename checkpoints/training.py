@@ -1,0 +1,293 @@
+"""Training a CodeGenForCausalLM: the settings, the model, the order of the text, one step, the saved state."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+from torch.nn import functional
+
+from codegen_edge.checkpoints.muon import Muon
+from codegen_edge.errors import CheckpointError, InvalidInputError
+from codegen_edge.storage import replace_file
+from codegen_edge.tokenizer import END_OF_TEXT
+
+_WARMUP_STEPS = 40
+_DECAY_SHARE = 0.6  # of the steps, at the end, in which the step length falls to zero
+_ADAM_LR = 5e-3  # embedding table, LM head, biases and norms
+_MUON_LR = 0.03  # matrices inside the blocks
+
+# What a state must agree in to be gone on with.
+_SHAPE = ("n_layer", "n_embd", "n_head", "rotary_dim", "n_positions", "vocab_size")
+_PLAN = ("tokenizer_vocab_size", "batch_size", "num_steps", "seed")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingSettings:
+    """What is trained, and for how long. The shape has the hub's names.
+
+    Attributes:
+        tokenizer_vocab_size: ids that byte-level BPE may use, before `<|endoftext|>` and the runs are added.
+        batch_size: rows of `n_positions` tokens in a step.
+        num_steps: steps in all.
+        seed: of the weights and of the order of the text.
+    """
+
+    n_layer: int = 4
+    n_embd: int = 256
+    n_head: int = 4
+    rotary_dim: int = 32
+    n_positions: int = 512
+    vocab_size: int = 4096
+    tokenizer_vocab_size: int = 4000
+    batch_size: int = 8
+    num_steps: int = 2400
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in (*_SHAPE, "tokenizer_vocab_size", "batch_size", "num_steps"):
+            if getattr(self, name) < 1:
+                raise InvalidInputError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.n_head % 4 or self.n_embd % self.n_head:
+            raise InvalidInputError(f"n_head must be a multiple of 4 that divides n_embd, got {self.n_head}")
+        if self.rotary_dim % 2 or self.rotary_dim > self.n_embd // self.n_head:
+            raise InvalidInputError(f"rotary_dim must be even and at most n_embd / n_head, got {self.rotary_dim}")
+        if self.tokenizer_vocab_size < 256 or self.tokenizer_vocab_size + 39 > self.vocab_size:
+            raise InvalidInputError(
+                "tokenizer_vocab_size must be at least the 256 bytes and, with the 39 added tokens, at most vocab_size, "
+                f"got {self.tokenizer_vocab_size}"
+            )
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens predicted in a step."""
+        return self.batch_size * self.n_positions
+
+    def config(self, end_of_text_id: int) -> dict[str, Any]:
+        """config.json as on the hub."""
+        return {
+            "activation_function": "gelu_new",
+            "architectures": ["CodeGenForCausalLM"],
+            "attn_pdrop": 0.0,
+            "bos_token_id": end_of_text_id,
+            "embd_pdrop": 0.0,
+            "eos_token_id": end_of_text_id,
+            "initializer_range": 0.02,
+            "layer_norm_epsilon": 1e-05,
+            "model_type": "codegen",
+            "n_ctx": self.n_positions,
+            "n_embd": self.n_embd,
+            "n_head": self.n_head,
+            "n_inner": None,
+            "n_layer": self.n_layer,
+            "n_positions": self.n_positions,
+            "resid_pdrop": 0.0,
+            "rotary_dim": self.rotary_dim,
+            "scale_attn_weights": True,
+            "tie_word_embeddings": False,
+            "tokenizer_class": "CodeGenTokenizer",
+            "torch_dtype": "float16",
+            "use_cache": True,
+            "vocab_size": self.vocab_size,
+        }
+
+
+def new_model(settings: TrainingSettings, end_of_text_id: int) -> Any:
+    """transformers' own CodeGenForCausalLM with fresh weights, its attention and activation computed by fused kernels.
+
+    Both compute what transformers computes: causal softmax(q k' / sqrt(head_dim)) v, and the tanh form of GELU.
+    """
+    from transformers import CodeGenConfig, CodeGenForCausalLM
+
+    torch.manual_seed(settings.seed)  # transformers draws from the global generator
+    model = CodeGenForCausalLM(CodeGenConfig(**settings.config(end_of_text_id)))
+    for block in model.transformer.h:
+        block.attn._attn = _causal_attention
+        block.mlp.act = torch.nn.GELU(approximate="tanh")
+    return model.train()
+
+
+def _causal_attention(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: torch.Tensor | None = None
+) -> tuple[torch.Tensor, None]:
+    return functional.scaled_dot_product_attention(query, key, value, is_causal=True), None
+
+
+def pack(documents: Iterable[NDArray[np.int64]], length: int, generator: np.random.Generator) -> NDArray[np.int64]:
+    """Join `documents` in random order and cut them to rows [N, length + 1], which overlap by a token; then mix those."""
+    shuffled = list(documents)
+    generator.shuffle(shuffled)
+    stream = np.concatenate(shuffled)
+    num_rows = (len(stream) - 1) // length
+    if num_rows < 1:
+        raise InvalidInputError(f"a split of {len(stream)} tokens is less than one row of {length}")
+    starts = np.arange(num_rows) * length
+    generator.shuffle(starts)
+    rows: NDArray[np.int64] = stream[starts[:, None] + np.arange(length + 1)]
+    return rows
+
+
+def batches(documents: list[NDArray[np.int64]], settings: TrainingSettings, first: int) -> Iterator[NDArray[np.int64]]:
+    """The batches [B, T + 1] of steps `first`, `first` + 1, …; which text a step sees depends on the seed alone."""
+    step, epoch = 0, 0
+    while True:
+        rows = pack(documents, settings.n_positions, np.random.default_rng((settings.seed, epoch)))
+        if len(rows) < settings.batch_size:
+            raise InvalidInputError(f"the training text makes {len(rows)} rows, fewer than a batch")
+        for start in range(0, len(rows) - settings.batch_size + 1, settings.batch_size):
+            if step >= first:
+                yield rows[start : start + settings.batch_size]
+            step += 1
+        epoch += 1
+
+
+@dataclass(slots=True)
+class Trainer:
+    """A model under training.
+
+    Attributes:
+        settings: what is trained.
+        data_sha256: fingerprint of the files, so that a state is never gone on with over other text.
+        byte_counts: [V] bytes that each token stands for; 0 for `<|endoftext|>`.
+        end_of_text_id: of the tokenizer.
+        step: how many steps are done.
+        seconds: how long they took, over all sittings.
+        log: one row for each measurement.
+    """
+
+    settings: TrainingSettings
+    data_sha256: str
+    byte_counts: torch.Tensor
+    end_of_text_id: int
+    step: int = 0
+    seconds: float = 0.0
+    log: list[dict[str, float]] = field(default_factory=list)
+    model: Any = field(init=False)
+    optimizers: tuple[torch.optim.Optimizer, torch.optim.Optimizer] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.model = new_model(self.settings, self.end_of_text_id)
+        matrices, others = [], []
+        for name, parameter in self.model.named_parameters():
+            is_matrix = parameter.ndim == 2 and name.startswith("transformer.h.")
+            (matrices if is_matrix else others).append(parameter)
+        self.optimizers = (
+            Muon(matrices, lr=_MUON_LR),
+            torch.optim.AdamW(others, lr=_ADAM_LR, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
+        )
+
+    @property
+    def num_parameters(self) -> int:
+        """Weights and biases."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    def train_step(self, batch: NDArray[np.int64]) -> float:
+        """Take one step over `batch` [B, T + 1] and return its loss in bits a byte, from before the step."""
+        share = learning_rate_share(self.step, self.settings.num_steps)
+        nll, num_bytes, num_tokens = self._loss(torch.from_numpy(batch))
+        if not torch.isfinite(nll):
+            raise CheckpointError(f"the loss of step {self.step + 1} is {nll.item()}; train with another seed")
+        (nll / num_tokens).backward()
+        for optimizer, lr in zip(self.optimizers, (_MUON_LR, _ADAM_LR), strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = lr * share
+            optimizer.step()
+            optimizer.zero_grad()
+        self.step += 1
+        return nll.item() / math.log(2) / num_bytes
+
+    def bits_per_byte(self, rows: NDArray[np.int64]) -> float:
+        """Loss over `rows` [N, T + 1]; quicker and a little higher than `evaluation.perplexity`, which gives every
+        token half a context of past."""
+        nll = num_bytes = 0.0
+        with torch.inference_mode():
+            for start in range(0, len(rows), self.settings.batch_size):
+                losses = self._loss(torch.from_numpy(rows[start : start + self.settings.batch_size]))
+                nll += losses[0].item()
+                num_bytes += losses[1]
+        return nll / math.log(2) / num_bytes
+
+    def _loss(self, batch: torch.Tensor) -> tuple[torch.Tensor, int, int]:
+        """Summed loss in nats, and over how many bytes and tokens; an `<|endoftext|>` stands for no byte."""
+        inputs, targets = batch[:, :-1], batch[:, 1:]
+        num_bytes = int(self.byte_counts[targets].sum())
+        positions = torch.arange(inputs.shape[1])[None]
+        logits = self.model(input_ids=inputs, position_ids=positions, use_cache=False).logits
+        nll = functional.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum")
+        return nll, num_bytes, targets.numel()
+
+    def save(self, path: Path) -> None:
+        """Write everything that going on needs, in one step.
+
+        Raises:
+            StorageError: the folder cannot be written; the state before is intact.
+        """
+        content = {
+            "settings": asdict(self.settings),
+            "data_sha256": self.data_sha256,
+            "step": self.step,
+            "seconds": self.seconds,
+            "log": self.log,
+            "model": self.model.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+        }
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        replace_file(path, buffer.getvalue())
+
+    def load(self, path: Path) -> None:
+        """Go on from a saved state.
+
+        Raises:
+            CheckpointError: the file is damaged, or is of another shape, order or text.
+        """
+        try:
+            content = torch.load(path, weights_only=True)
+            settings, data_sha256 = content["settings"], content["data_sha256"]
+        except (OSError, RuntimeError, EOFError, KeyError, TypeError, ValueError) as exc:
+            raise CheckpointError(f"{path} is damaged ({type(exc).__name__}); remove it to start anew") from exc
+        mine = asdict(self.settings)
+        for names, what in ((_SHAPE, "a checkpoint of another shape"), (_PLAN, "a run of another plan")):
+            differing = [f"{name} {settings.get(name)}, now {mine[name]}" for name in names if settings.get(name) != mine[name]]
+            if differing:
+                raise CheckpointError(
+                    f"{path} holds {what}: {', '.join(differing)}; give those settings, or remove it to start anew"
+                )
+        if data_sha256 != self.data_sha256:
+            raise CheckpointError(f"{path} was trained on other files than this library has; remove it to start anew")
+        self.model.load_state_dict(content["model"])
+        for optimizer, state in zip(self.optimizers, content["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
+        self.step, self.seconds, self.log = content["step"], content["seconds"], content["log"]
+
+
+def learning_rate_share(step: int, num_steps: int) -> float:
+    """Share of the full step length: up within the first steps, level, then straight down to zero at the end."""
+    up = (step + 1) / _WARMUP_STEPS
+    down = (num_steps - step) / max(1.0, _DECAY_SHARE * num_steps)
+    return min(1.0, up, down)
+
+
+def encode(tokenizer: Tokenizer, texts: list[str]) -> list[NDArray[np.int64]]:
+    """`<|endoftext|>` and the ids of each text."""
+    end_of_text_id = tokenizer.token_to_id(END_OF_TEXT)
+    return [
+        np.array([end_of_text_id, *encoding.ids], np.int64)
+        for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False)
+    ]
+
+
+def byte_counts(tokenizer: Tokenizer, vocab_size: int) -> torch.Tensor:
+    """[V] int64, the bytes that each id stands for: in byte-level BPE every letter of a token is one byte."""
+    counts = torch.zeros(vocab_size, dtype=torch.int64)
+    for token, token_id in tokenizer.get_vocab(with_added_tokens=True).items():
+        counts[token_id] = 0 if token == END_OF_TEXT else len(token)
+    return counts
