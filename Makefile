@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 ROOMS := exporter runtimes quantization evaluation checkpoints
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint typecheck bench interop wheel clean
+.PHONY: help install demo train test lint typecheck bench interop wheel clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -20,8 +20,8 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $(STAMP)
 
-demo: $(STAMP) ## export a checkpoint, prove it equal, generate with it
-	$(BIN)/python -m benchmarks.demo
+demo: $(STAMP) ## export the trained checkpoint, prove it equal, generate with it
+	$(BIN)/codegen-edge demo .demo
 
 test: $(STAMP) ## run the test suite
 	$(BIN)/python -m pytest
@@ -33,6 +33,9 @@ lint: $(STAMP) ## check style and formatting
 typecheck: $(STAMP) ## check types, strictly
 	$(BIN)/mypy
 	$(BIN)/mypy tests benchmarks
+
+train: $(STAMP) ## train the checkpoint that ships with us anew; Ctrl-C and the same command go on
+	$(BIN)/python -m codegen_edge.checkpoints.train
 
 bench: $(STAMP) ## measure export memory and 350M parity into benchmarks/results/
 	$(BIN)/python -m benchmarks.export_memory

@@ -124,8 +124,9 @@ def _show(progress: Progress, task: TaskID, step: int, recent: list[float]) -> N
 @click.option("--vocab-size", default=_DEFAULTS.vocab_size, show_default=True)
 @click.option("--tokenizer-vocab-size", default=_DEFAULTS.tokenizer_vocab_size, show_default=True)
 @click.option("--seed", default=_DEFAULTS.seed, show_default=True)
+@click.option("--compile", "is_compiled", is_flag=True, help="Let torch compile the model: faster, needs a C++ compiler.")
 @click.option("--threads", default=0, help="0 takes what torch takes.")
-def main(out: Path | None, work: Path, library: Path | None, threads: int, **settings: int) -> None:
+def main(out: Path | None, work: Path, library: Path | None, threads: int, is_compiled: bool, **settings: int) -> None:
     """Train a small CodeGen on the running interpreter's own library and write a checkpoint like the hub's.
 
     python -m codegen_edge.checkpoints.train
@@ -144,6 +145,7 @@ def main(out: Path | None, work: Path, library: Path | None, threads: int, **set
         fingerprint(files),
         byte_counts(tokenizer, plan.vocab_size),
         tokenizer.token_to_id(END_OF_TEXT),
+        is_compiled=is_compiled,
     )
     out = out or Path(__file__).resolve().parent / f"codegen-{round(trainer.num_parameters / 1e6)}M-mono"
     require_writable(out.parent)

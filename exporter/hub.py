@@ -1,4 +1,7 @@
-"""From what a user names to a local folder; the hub is reached only for a hub id that is no local folder."""
+"""From what a user names to a local folder; the hub is reached only for a hub id that is no local folder.
+
+A local folder goes before a checkpoint that ships with us: `./codegen-5M-mono` is what lies there.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from codegen_edge.checkpoints import SHIPPED, shipped_checkpoint
 from codegen_edge.errors import CheckpointError, InvalidInputError
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -37,12 +41,13 @@ def locate_checkpoint(checkpoint: str, *, revision: str | None = None, offline: 
     """Find a checkpoint's folder, downloading it if a hub id is given.
 
     Args:
-        checkpoint: a local folder, or a hub id such as "Salesforce/codegen-350M-mono".
+        checkpoint: a local folder, the name of a checkpoint that ships with us ("codegen-5M-mono"), or a hub id
+            such as "Salesforce/codegen-350M-mono".
         revision: branch, tag or commit on the hub; None takes main.
         offline: use the hub's local cache only.
 
     Raises:
-        InvalidInputError: a revision was given for a local folder.
+        InvalidInputError: a revision was given for what is no hub id.
         CheckpointError: nothing is there, or the hub cannot be reached.
     """
     folder = Path(checkpoint)
@@ -50,8 +55,16 @@ def locate_checkpoint(checkpoint: str, *, revision: str | None = None, offline: 
         if revision is not None:
             raise InvalidInputError(f"{checkpoint} is a local folder; --revision is for hub ids")
         return LocatedCheckpoint(folder, folder.resolve().name, None)
+    shipped = shipped_checkpoint(checkpoint)
+    if shipped is not None:
+        if revision is not None:
+            raise InvalidInputError(f"{checkpoint} ships with codegen-edge; --revision is for hub ids")
+        return LocatedCheckpoint(shipped, checkpoint, None)
     if (checkpoint and folder.exists()) or _HUB_ID.fullmatch(checkpoint) is None:
-        raise CheckpointError(f"{checkpoint!r} is neither a folder nor a hub id (like Salesforce/codegen-350M-mono)")
+        raise CheckpointError(
+            f"{checkpoint!r} is neither a folder nor a hub id (like Salesforce/codegen-350M-mono), "
+            f"nor does it ship with codegen-edge ({', '.join(SHIPPED)} does)"
+        )
     return _download(checkpoint, revision, offline=offline)
 
 

@@ -55,6 +55,13 @@ def tiny_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
 
 
 @pytest.fixture(scope="session")
+def trained_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The bundle of the checkpoint that ships, not verified. Read only."""
+    out = tmp_path_factory.mktemp("bundle") / "trained"
+    return export_checkpoint(locate_checkpoint("codegen-5M-mono"), out)
+
+
+@pytest.fixture(scope="session")
 def feature_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The checkpoint's feature-extraction bundle. Read only."""
     out = tmp_path_factory.mktemp("bundle") / "tiny-features"

@@ -1,4 +1,4 @@
-"""The command line: `codegen-edge export | verify | generate | inspect | doctor`. One command a file."""
+"""The command line: `codegen-edge export | verify | generate | …`. One command a file."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from typing import NoReturn
 
 import click
 
+from codegen_edge.cli.demo import demo
 from codegen_edge.cli.doctor import doctor
 from codegen_edge.cli.export import export
 from codegen_edge.cli.generate import generate
 from codegen_edge.cli.inspect import inspect
+from codegen_edge.cli.perplexity import perplexity
 from codegen_edge.cli.verify import verify
 from codegen_edge.errors import CodegenEdgeError
 
@@ -30,7 +32,7 @@ def cli(debug: bool) -> None:
     """
 
 
-for _command in (export, verify, generate, inspect, doctor):
+for _command in (export, verify, generate, perplexity, inspect, doctor, demo):
     cli.add_command(_command)
 
 

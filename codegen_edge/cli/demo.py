@@ -1,0 +1,87 @@
+"""`codegen-edge demo`: the whole way, with the very commands that a person would type."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+CHECKPOINT = "codegen-5M-mono"
+PROMPTS = (
+    "def read_lines(path):\n    ",
+    "class Stack:\n    def __init__(self):\n        ",
+    "import os\nimport sys\n\ndef main(",
+)
+_SAMPLING = ("--temperature", "0.6", "--top-p", "0.95", "--seed", "1")
+_TIMED_TOKENS = 256
+
+
+@click.command()
+@click.argument("folder", type=click.Path(path_type=Path), default=Path("codegen-edge-demo"))
+def demo(folder: Path) -> None:
+    """Export the checkpoint that ships, prove it equal, and generate with it; bundles go to FOLDER.
+
+    codegen-edge demo
+    """
+    from codegen_edge.cli.console import stdout
+    from codegen_edge.cli.extras import require_export_extra
+    from codegen_edge.storage import storage_errors
+
+    require_export_extra()
+    with storage_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    bundle = folder / "fp32"
+    _run("export", CHECKPOINT, str(bundle), "--overwrite")
+    for prompt in PROMPTS:
+        _run("generate", str(bundle), "--prompt", prompt, "--max-new-tokens", "64", *_SAMPLING)
+    stdout.print(_table([bundle]))
+
+
+def _run(name: str, *arguments: str) -> None:
+    """Show a command, then run it."""
+    from codegen_edge.cli import cli
+    from codegen_edge.cli.console import stderr
+
+    shown = " ".join(_quoted(argument) for argument in (name, *arguments))
+    stderr.print(f"\n$ codegen-edge {shown}", style="bold")
+    cli.main([name, *arguments], standalone_mode=False)
+
+
+def _quoted(argument: str) -> str:
+    """As a shell with $'…' takes it, which shows a newline as \\n."""
+    if argument.isprintable() and " " not in argument:
+        return argument
+    return f"$'{argument}'".replace("\n", "\\n")
+
+
+def _table(bundles: list[Path]) -> Table:
+    """Size, error, agreement and speed of every bundle."""
+    from rich.box import SIMPLE
+    from rich.table import Table
+
+    from codegen_edge.bundle import open_bundle
+    from codegen_edge.model import load_model
+
+    table = Table(title="against the reference", title_justify="left", box=SIMPLE)
+    for column in ("bundle", "size", "max |Δlogit|", "top-1 agreement", "tokens/s"):
+        table.add_column(column, justify="left" if column == "bundle" else "right", no_wrap=True)
+    for path in bundles:
+        bundle = open_bundle(path, check="size")
+        comparisons = (bundle.manifest.parity or {})["comparisons"]
+        agreement = sum(c["top1_agreement"] * c["positions"] for c in comparisons) / sum(
+            c["positions"] for c in comparisons
+        )
+        with load_model(path, check="size") as model:
+            completion = model.generate(PROMPTS[0], max_new_tokens=_TIMED_TOKENS)
+        table.add_row(
+            bundle.manifest.precision,
+            f"{bundle.size_bytes / 1e6:.1f} MB",
+            f"{max(c['max_abs_error'] for c in comparisons):.1e}",
+            f"{agreement:.2%}",
+            f"{completion.decode_tokens_per_second:.0f}",
+        )
+    return table
