@@ -20,7 +20,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $(STAMP)
 
-demo: $(STAMP) ## export the trained checkpoint, prove it equal, generate with it
+demo: $(STAMP) ## export the trained checkpoint, prove it equal, quantize it, generate with it
 	$(BIN)/codegen-edge demo .demo
 
 test: $(STAMP) ## run the test suite

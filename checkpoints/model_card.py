@@ -57,6 +57,7 @@ def model_card(record: TrainingRecord) -> str:
     """README.md of the checkpoint, with the hub's front matter."""
     settings, held_out, held_out_sample = record.settings, record.held_out, record.held_out_sample
     num_tokens = settings.num_steps * settings.tokens_per_step
+    heads = f"{settings.n_head} (heads of {settings.n_embd // settings.n_head})"
     rows = "\n".join(
         f"| {split} | {record.split_files[split]} | {record.split_bytes[split] / 1e6:.2f} MB |"
         for split in ("train", "validation", "held-out")
@@ -90,15 +91,15 @@ The sample is `corpora/held-out.jsonl` beside this folder, so that the second co
 
 ## What it can and cannot do
 
-It continues Python with sound indentation, balanced brackets and the library's idioms, and most of its short completions parse.
-It does not solve tasks: it has seen {num_tokens / 1e6:.1f} million tokens, and what it writes is plausible, not right. Its context
-is {settings.n_positions} tokens. It may repeat pieces of the standard library.
+It continues Python with sound indentation and the library's idioms, and most of its short completions parse.
+It does not solve tasks: it has seen {num_tokens / 1e6:.1f} million tokens, and what it writes is plausible, not right.
+Its context is {settings.n_positions} tokens. It may repeat pieces of the standard library.
 
 ## Model
 
 | | |
 |---|---|
-| n_layer, n_embd, n_head | {settings.n_layer}, {settings.n_embd}, {settings.n_head} (heads of {settings.n_embd // settings.n_head}) |
+| n_layer, n_embd, n_head | {settings.n_layer}, {settings.n_embd}, {heads} |
 | rotary_dim, n_positions | {settings.rotary_dim}, {settings.n_positions} |
 | vocabulary of the model | {settings.vocab_size} |
 | vocabulary of the tokenizer | {settings.tokenizer_vocab_size} + `<|endoftext|>` + runs of 31…2 spaces and 9…2 tabs |
@@ -106,21 +107,23 @@ is {settings.n_positions} tokens. It may repeat pieces of the standard library.
 
 ## Data
 
-The `Lib` folder of Python {record.python}, its tests included, copies and undecodable files left out; the hash of a file's
-content decides its split. Fingerprint of all files: `{record.data_sha256}`.
+The `Lib` folder of Python {record.python}, its tests included, copies and undecodable files left out; the hash of a
+file's content decides its split. Fingerprint of all files: `{record.data_sha256}`.
 
 | split | files | size |
 |---|---|---|
 {rows}
 
-The validation split was watched while training and is where `corpora/calibration.jsonl` comes from; the held-out split decided nothing.
-Licence of the data: [PSF-2.0](https://docs.python.org/3/license.html), `corpora/LICENSE-PSF.txt`; the weights are given under the same.
+The validation split was watched while training and is where `corpora/calibration.jsonl` comes from; the held-out
+split decided nothing. Licence of the data: [PSF-2.0](https://docs.python.org/3/license.html), beside it as
+`corpora/LICENSE-PSF.txt`; the weights are given under the same.
 
 ## Training
 
-{settings.num_steps} steps of {settings.batch_size} rows of {settings.n_positions} tokens, {num_tokens / 1e6:.1f} million tokens in
-{record.seconds / 60:.0f} minutes on {record.threads} CPU threads, seed {settings.seed}: Muon for the matrices inside the blocks,
-AdamW for the rest, the step length falling to zero over the last {0.6:.0%} of the steps. `make train` does it again.
+{settings.num_steps} steps of {settings.batch_size} rows of {settings.n_positions} tokens: {num_tokens / 1e6:.1f}
+million tokens in {record.seconds / 60:.0f} minutes on {record.threads} CPU threads, seed {settings.seed}. Muon for the
+matrices inside the blocks, AdamW for the rest, the step length falling to zero over the last 60% of the steps.
+`make train` does it again.
 """
 
 

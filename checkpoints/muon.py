@@ -45,7 +45,8 @@ class Muon(torch.optim.Optimizer):
 def orthogonalized(matrix: torch.Tensor) -> torch.Tensor:
     """Bring every singular value of `matrix` [rows, columns] near one (0.7 … 1.2), by Newton-Schulz."""
     if matrix.shape[0] > matrix.shape[1]:
-        return orthogonalized(matrix.T).T
+        flat: torch.Tensor = orthogonalized(matrix.T)
+        return flat.T
     x = matrix / (matrix.norm() + 1e-7)
     for _ in range(_ROUNDS):
         gram = x @ x.T

@@ -90,7 +90,7 @@ def train(trainer: Trainer, splits: dict[str, Any], work: Path, stop: Stop) -> N
             trainer.seconds += time.monotonic() - started
             _show(progress, task, trainer.step, recent)
             if trainer.step % _MEASURE_EVERY_STEPS == 0 or trainer.step == settings.num_steps:
-                row = {"step": trainer.step, "tokens": trainer.step * settings.tokens_per_step}
+                row: dict[str, float] = {"step": trainer.step, "tokens": trainer.step * settings.tokens_per_step}
                 row |= {"seconds": round(trainer.seconds), "train": round(float(np.mean(recent)), 4)}
                 row |= {name: round(trainer.bits_per_byte(rows), 4) for name, rows in measured.items()}
                 trainer.log.append(row)
@@ -111,8 +111,12 @@ def _show(progress: Progress, task: TaskID, step: int, recent: list[float]) -> N
 
 
 @click.command()
-@click.option("--out", type=click.Path(path_type=Path), help="Checkpoint folder to write; by default named by its size.")
-@click.option("--work", type=click.Path(path_type=Path), default=Path(".train"), show_default=True, help="State and log.")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Checkpoint folder to write; by default named by its size."
+)
+@click.option(
+    "--work", type=click.Path(path_type=Path), default=Path(".train"), show_default=True, help="State and log."
+)
 @click.option("--library", type=click.Path(path_type=Path), help="Folder of programs instead of the running library.")
 @click.option("--steps", "num_steps", default=_DEFAULTS.num_steps, show_default=True)
 @click.option("--batch-size", default=_DEFAULTS.batch_size, show_default=True)
@@ -124,7 +128,9 @@ def _show(progress: Progress, task: TaskID, step: int, recent: list[float]) -> N
 @click.option("--vocab-size", default=_DEFAULTS.vocab_size, show_default=True)
 @click.option("--tokenizer-vocab-size", default=_DEFAULTS.tokenizer_vocab_size, show_default=True)
 @click.option("--seed", default=_DEFAULTS.seed, show_default=True)
-@click.option("--compile", "is_compiled", is_flag=True, help="Let torch compile the model: faster, needs a C++ compiler.")
+@click.option(
+    "--compile", "is_compiled", is_flag=True, help="Let torch compile the model: faster, needs a C++ compiler."
+)
 @click.option("--threads", default=0, help="0 takes what torch takes.")
 def main(out: Path | None, work: Path, library: Path | None, threads: int, is_compiled: bool, **settings: int) -> None:
     """Train a small CodeGen on the running interpreter's own library and write a checkpoint like the hub's.
@@ -140,11 +146,13 @@ def main(out: Path | None, work: Path, library: Path | None, threads: int, is_co
         raise InvalidInputError(f"{folder} is not a folder: this interpreter came without its library's source")
     files = read_library(folder, **({"least_bytes": 1} if library else {}))
     tokenizer = load_or_train_tokenizer(work / _TOKENIZER, files, plan)
+    end_of_text_id = tokenizer.token_to_id(END_OF_TEXT)
+    assert end_of_text_id is not None  # every tokenizer of ours has one
     trainer = Trainer(
         plan,
         fingerprint(files),
         byte_counts(tokenizer, plan.vocab_size),
-        tokenizer.token_to_id(END_OF_TEXT),
+        end_of_text_id,
         is_compiled=is_compiled,
     )
     out = out or Path(__file__).resolve().parent / f"codegen-{round(trainer.num_parameters / 1e6)}M-mono"

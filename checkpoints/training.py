@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import pickle
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -62,8 +63,8 @@ class TrainingSettings:
             raise InvalidInputError(f"rotary_dim must be even and at most n_embd / n_head, got {self.rotary_dim}")
         if self.tokenizer_vocab_size < 256 or self.tokenizer_vocab_size + 39 > self.vocab_size:
             raise InvalidInputError(
-                "tokenizer_vocab_size must be at least the 256 bytes and, with the 39 added tokens, at most vocab_size, "
-                f"got {self.tokenizer_vocab_size}"
+                "tokenizer_vocab_size must be at least the 256 bytes and, with the 39 added tokens, at most "
+                f"vocab_size, got {self.tokenizer_vocab_size}"
             )
 
     @property
@@ -122,7 +123,7 @@ def _causal_attention(
 
 
 def pack(documents: Iterable[NDArray[np.int64]], length: int, generator: np.random.Generator) -> NDArray[np.int64]:
-    """Join `documents` in random order and cut them to rows [N, length + 1], which overlap by a token; then mix those."""
+    """Join `documents` in random order, cut them to rows [N, length + 1] that overlap by a token, and mix those."""
     shuffled = list(documents)
     generator.shuffle(shuffled)
     stream = np.concatenate(shuffled)
@@ -179,7 +180,8 @@ class Trainer:
     def __post_init__(self) -> None:
         self.model = new_model(self.settings, self.end_of_text_id)
         self._forward = torch.compile(self.model) if self.is_compiled else self.model
-        matrices, others = [], []
+        matrices: list[torch.nn.Parameter] = []
+        others: list[torch.nn.Parameter] = []
         for name, parameter in self.model.named_parameters():
             is_matrix = parameter.ndim == 2 and name.startswith("transformer.h.")
             (matrices if is_matrix else others).append(parameter)
@@ -199,7 +201,7 @@ class Trainer:
         nll, num_bytes, num_tokens = self._loss(torch.from_numpy(batch))
         if not torch.isfinite(nll):
             raise CheckpointError(f"the loss of step {self.step + 1} is {nll.item()}; train with another seed")
-        (nll / num_tokens).backward()
+        (nll / num_tokens).backward()  # type: ignore[no-untyped-call]
         for optimizer, lr in zip(self.optimizers, (_MUON_LR, _ADAM_LR), strict=True):
             for group in optimizer.param_groups:
                 group["lr"] = lr * share
@@ -257,11 +259,13 @@ class Trainer:
         try:
             content = torch.load(path, weights_only=True)
             settings, data_sha256 = content["settings"], content["data_sha256"]
-        except (OSError, RuntimeError, EOFError, KeyError, TypeError, ValueError) as exc:
+        except (OSError, RuntimeError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as exc:
             raise CheckpointError(f"{path} is damaged ({type(exc).__name__}); remove it to start anew") from exc
         mine = asdict(self.settings)
         for names, what in ((_SHAPE, "a checkpoint of another shape"), (_PLAN, "a run of another plan")):
-            differing = [f"{name} {settings.get(name)}, now {mine[name]}" for name in names if settings.get(name) != mine[name]]
+            differing = [
+                f"{name} {settings.get(name)}, now {mine[name]}" for name in names if settings.get(name) != mine[name]
+            ]
             if differing:
                 raise CheckpointError(
                     f"{path} holds {what}: {', '.join(differing)}; give those settings, or remove it to start anew"
@@ -269,8 +273,8 @@ class Trainer:
         fewest = min(settings["num_steps"], mine["num_steps"])
         if settings["num_steps"] != mine["num_steps"] and content["step"] > (1 - _DECAY_SHARE) * fewest:
             raise CheckpointError(
-                f"{path} is at step {content['step']} of {settings['num_steps']}, too far to make it {mine['num_steps']} "
-                "steps: the step length falls already; give that number, or remove it to start anew"
+                f"{path} is at step {content['step']} of {settings['num_steps']}, too far to make it "
+                f"{mine['num_steps']} steps: the step length falls already. Give that number, or remove the state"
             )
         if data_sha256 != self.data_sha256:
             raise CheckpointError(f"{path} was trained on other files than this library has; remove it to start anew")

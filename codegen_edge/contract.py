@@ -22,7 +22,7 @@ from typing import Literal, get_args
 
 Task = Literal["text-generation", "feature-extraction"]
 Target = Literal["ort"]
-Precision = Literal["fp32"]
+Precision = Literal["fp32", "fp16", "int8", "int8-dynamic", "int4"]
 KVPart = Literal["key", "value"]
 
 TASKS: tuple[Task, ...] = get_args(Task)

@@ -79,7 +79,7 @@ def _cpu_runtime() -> Finding:
             can_generate=True,
         )
     try:
-        from codegen_edge.runtimes.backends.ort_cpu import PROVIDER, default_threads, load_onnxruntime
+        from codegen_edge.ort_session import PROVIDER, default_threads, load_onnxruntime
 
         ort = load_onnxruntime()
     except RuntimeUnavailableError as exc:

@@ -48,6 +48,11 @@ def verify_bundle(
         InvalidInputError: a prompt does not fit the context, or no runtime has this name.
         RuntimeUnavailableError: the runtime cannot be had here.
     """
+    if bundle.manifest.precision not in TOLERANCES:
+        raise BundleError(
+            f"{bundle.path} is {bundle.manifest.precision}, which is not meant to be equal: what that did is in its "
+            "quantization_report.json; verify the fp32 bundle that it was made of"
+        )
     if bundle.manifest.model != checkpoint.model:
         raise BundleError(
             f"{checkpoint.folder} is not what {bundle.path} was made of: it is {checkpoint.model}, "

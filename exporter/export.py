@@ -16,12 +16,12 @@ from codegen_edge.errors import CheckpointError
 from codegen_edge.exporter.checkpoint import Checkpoint, open_checkpoint
 from codegen_edge.exporter.clients import client_files
 from codegen_edge.exporter.hub import LocatedCheckpoint
-from codegen_edge.exporter.stream import Progress, write_weights
+from codegen_edge.exporter.stream import weight_reader
 from codegen_edge.exporter.targets import build_graph
+from codegen_edge.graph_io import Progress, RewriteGraph, all_groups, write_graph, write_weights
 from codegen_edge.storage import MANIFEST_FILE, staged_folder, storage_errors
 
 _TOOLS = ("codegen-edge", "torch", "transformers", "onnx-ir", "onnxscript", "onnx", "tokenizers")
-_IR_VERSION = 10  # what opset 21 came with; older runtimes refuse newer ones
 
 Prove = Callable[[Bundle, Checkpoint], dict[str, Any]]
 """Compares a finished but unpublished bundle with its checkpoint; gives the verdict or raises ParityError."""
@@ -34,11 +34,13 @@ class ExportOptions:
     Attributes:
         task: "text-generation" (with KV cache) or "feature-extraction" (the last hidden state).
         target: which operators the graph is made of.
+        precision: how the weights are stored; any but "fp32" needs `rewrite`.
         overwrite: whether a bundle that is there may be replaced; it stays until the new one is whole.
     """
 
     task: contract.Task = "text-generation"
     target: contract.Target = "ort"
+    precision: contract.Precision = "fp32"
     overwrite: bool = False
 
 
@@ -47,6 +49,7 @@ def export_checkpoint(
     out: str | Path,
     options: ExportOptions | None = None,
     *,
+    rewrite: RewriteGraph | None = None,
     prove: Prove | None = None,
     on_progress: Progress | None = None,
 ) -> Bundle:
@@ -59,6 +62,7 @@ def export_checkpoint(
         located: from `locate_checkpoint`.
         out: the bundle's folder; it appears whole or not at all.
         options: what to export.
+        rewrite: quantizes the graph; its weights are quantized as they are streamed.
         prove: compares the bundle with the checkpoint before it appears; None leaves it unproved.
         on_progress: called with the bytes of weights that are written, and the bytes in all.
 
@@ -79,7 +83,8 @@ def export_checkpoint(
         graph = build_graph(checkpoint, task=options.task, target=options.target)
         with storage_errors(Path(out)):
             (stage / contract.MODEL_FILE).parent.mkdir()
-        weights = write_weights(checkpoint, graph, stage, on_progress)
+        groups = all_groups(graph.model, rewrite(graph.model) if rewrite else [])
+        weights = write_weights(groups, weight_reader(checkpoint, graph), stage, on_progress)
         source = checkpoint.source(located.name, located.revision)
         with storage_errors(Path(out)):
             manifest = _write_the_rest(stage, checkpoint, graph.model, options, source, weights)
@@ -99,13 +104,13 @@ def _write_the_rest(
     weights: FileRecord,
 ) -> Manifest:
     """Write all but the weights; the manifest last, for it vouches for the others."""
-    _write_graph(model, stage)
+    write_graph(model, stage)
     for name, content in client_files(checkpoint, options.task, source).items():
         (stage / name).write_bytes(content)
     manifest = Manifest(
         task=options.task,
         target=options.target,
-        precision="fp32",
+        precision=options.precision,
         model=checkpoint.model,
         source=source,
         tools=_tool_versions(),
@@ -121,15 +126,6 @@ def _require_head(checkpoint: Checkpoint, task: contract.Task) -> None:
             f"{checkpoint.folder} lacks lm_head: it is a CodeGenModel, which has features but generates no text; "
             "export it with --task feature-extraction"
         )
-
-
-def _write_graph(model: ir.Model, stage: Path) -> None:
-    model.producer_name = "codegen-edge"
-    model.producer_version = importlib.metadata.version("codegen-edge")
-    model.ir_version = _IR_VERSION
-    model.graph.name = "codegen"
-    proto = ir.to_proto(model)
-    (stage / contract.MODEL_FILE).write_bytes(proto.SerializeToString(deterministic=True))
 
 
 def _tool_versions() -> dict[str, str]:

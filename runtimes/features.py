@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from codegen_edge import contract
 from codegen_edge.bundle import Bundle
 from codegen_edge.errors import BackendError, ContextLengthError, InvalidInputError
-from codegen_edge.runtimes.backends.ort_cpu import create_session
+from codegen_edge.ort_session import open_session
 
 
 class FeatureExtractor:
@@ -24,7 +24,7 @@ class FeatureExtractor:
     def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
         bundle.require_task("feature-extraction")
         self.config = bundle.manifest.model
-        self._session = create_session(bundle, threads)
+        self._session = open_session(bundle.model_path, threads)
 
     def extract(self, token_ids: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
         """Hidden states of a batch of token sequences.

@@ -16,6 +16,7 @@ from codegen_edge.cli.export import export
 from codegen_edge.cli.generate import generate
 from codegen_edge.cli.inspect import inspect
 from codegen_edge.cli.perplexity import perplexity
+from codegen_edge.cli.quantize import quantize
 from codegen_edge.cli.verify import verify
 from codegen_edge.errors import CodegenEdgeError
 
@@ -32,7 +33,7 @@ def cli(debug: bool) -> None:
     """
 
 
-for _command in (export, verify, generate, perplexity, inspect, doctor, demo):
+for _command in (export, verify, quantize, generate, perplexity, inspect, doctor, demo):
     cli.add_command(_command)
 
 

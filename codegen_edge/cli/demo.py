@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,8 @@ import click
 
 if TYPE_CHECKING:
     from rich.table import Table
+
+    from codegen_edge.bundle import Bundle
 
 CHECKPOINT = "codegen-5M-mono"
 PROMPTS = (
@@ -23,7 +26,7 @@ _TIMED_TOKENS = 256
 @click.command()
 @click.argument("folder", type=click.Path(path_type=Path), default=Path("codegen-edge-demo"))
 def demo(folder: Path) -> None:
-    """Export the checkpoint that ships, prove it equal, and generate with it; bundles go to FOLDER.
+    """Export the checkpoint that ships, prove it equal, quantize it, and generate; bundles go to FOLDER.
 
     codegen-edge demo
     """
@@ -34,11 +37,13 @@ def demo(folder: Path) -> None:
     require_export_extra()
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    bundle = folder / "fp32"
-    _run("export", CHECKPOINT, str(bundle), "--overwrite")
-    for prompt in PROMPTS:
+    bundles = {precision: folder / precision for precision in ("fp32", "int8", "int4")}
+    _run("export", CHECKPOINT, str(bundles["fp32"]), "--overwrite")
+    for scheme in ("int8", "int4"):
+        _run("quantize", str(bundles["fp32"]), str(bundles[scheme]), "--scheme", scheme, "--overwrite")
+    for bundle, prompt in zip(bundles.values(), PROMPTS, strict=True):
         _run("generate", str(bundle), "--prompt", prompt, "--max-new-tokens", "64", *_SAMPLING)
-    stdout.print(_table([bundle]))
+    stdout.print(_table(list(bundles.values())))
 
 
 def _run(name: str, *arguments: str) -> None:
@@ -66,22 +71,30 @@ def _table(bundles: list[Path]) -> Table:
     from codegen_edge.bundle import open_bundle
     from codegen_edge.model import load_model
 
-    table = Table(title="against the reference", title_justify="left", box=SIMPLE)
+    table = Table(title="against the reference (int8 and int4: against fp32)", title_justify="left", box=SIMPLE)
     for column in ("bundle", "size", "max |Δlogit|", "top-1 agreement", "tokens/s"):
         table.add_column(column, justify="left" if column == "bundle" else "right", no_wrap=True)
     for path in bundles:
         bundle = open_bundle(path, check="size")
-        comparisons = (bundle.manifest.parity or {})["comparisons"]
-        agreement = sum(c["top1_agreement"] * c["positions"] for c in comparisons) / sum(
-            c["positions"] for c in comparisons
-        )
+        max_abs_error, agreement = _figures(bundle)
         with load_model(path, check="size") as model:
             completion = model.generate(PROMPTS[0], max_new_tokens=_TIMED_TOKENS)
         table.add_row(
             bundle.manifest.precision,
             f"{bundle.size_bytes / 1e6:.1f} MB",
-            f"{max(c['max_abs_error'] for c in comparisons):.1e}",
+            f"{max_abs_error:.1e}",
             f"{agreement:.2%}",
             f"{completion.decode_tokens_per_second:.0f}",
         )
     return table
+
+
+def _figures(bundle: Bundle) -> tuple[float, float]:
+    """Largest error of a logit and top-1 agreement, as export and quantize wrote them down."""
+    if bundle.manifest.parity is None:
+        damage = json.loads((bundle.path / "quantization_report.json").read_text())["damage"]
+        return damage["max_abs_error"], damage["top1_agreement"]
+    comparisons = bundle.manifest.parity["comparisons"]
+    agreed = sum(each["top1_agreement"] * each["positions"] for each in comparisons)
+    positions = sum(each["positions"] for each in comparisons)
+    return max(each["max_abs_error"] for each in comparisons), agreed / positions

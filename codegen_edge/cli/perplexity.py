@@ -28,11 +28,12 @@ def perplexity(bundle: Path, texts: tuple[Path, ...], runtime: str, threads: int
     from codegen_edge.bundle import open_bundle
     from codegen_edge.checkpoints.corpora import load_corpus
     from codegen_edge.cli.console import stderr, stdout
+    from codegen_edge.cli.texts import read_text
     from codegen_edge.evaluation.perplexity import measure_perplexity
     from codegen_edge.runtimes import open_runtime
     from codegen_edge.tokenizer import Tokenizer
 
-    documents = [_read(path) for path in texts] or [file.text for file in load_corpus("held-out")]
+    documents = [read_text(path) for path in texts] or [file.text for file in load_corpus("held-out")]
     opened = open_bundle(bundle)
     running = open_runtime(runtime, opened, threads=threads)
     try:
@@ -52,17 +53,3 @@ def perplexity(bundle: Path, texts: tuple[Path, ...], runtime: str, threads: int
             f"perplexity {result.perplexity:.3f} a token, {result.bits_per_byte:.4f} bits per byte, over "
             f"{result.num_tokens:,} tokens of {result.num_documents} texts ({result.num_bytes:,} bytes)"
         )
-
-
-def _read(path: Path) -> str:
-    from codegen_edge.errors import InvalidInputError
-
-    try:
-        text = path.read_bytes().decode("utf-8")
-    except OSError as exc:
-        raise InvalidInputError(f"{path} cannot be read: {exc.strerror}") from exc
-    except UnicodeDecodeError as exc:
-        raise InvalidInputError(f"{path} is not UTF-8 at byte {exc.start}") from exc
-    if not text:
-        raise InvalidInputError(f"{path} is empty; there is nothing to predict")
-    return text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from itertools import product
 from typing import Any
@@ -12,68 +11,11 @@ from numpy.typing import NDArray
 
 from codegen_edge import contract
 from codegen_edge.bundle import Bundle
-from codegen_edge.errors import (
-    BackendError,
-    BundleError,
-    CancelledError,
-    InvalidInputError,
-    RuntimeUnavailableError,
-)
+from codegen_edge.errors import BackendError, BundleError, CancelledError, InvalidInputError
 from codegen_edge.model_config import ModelConfig
+from codegen_edge.ort_session import load_onnxruntime, open_session
 from codegen_edge.runtimes.runtime import KVCache, Logits, TokenIds
 from codegen_edge.runtimes.step_input import check_step
-
-PROVIDER = "CPUExecutionProvider"
-_THREADS_PER_CPU = 16  # more only waste memory; thousands stall
-
-
-def load_onnxruntime() -> Any:
-    """Import onnxruntime, or raise RuntimeUnavailableError that names the extra to install."""
-    try:
-        import onnxruntime
-    except ImportError as exc:
-        if isinstance(exc.__cause__ or exc.__context__, KeyboardInterrupt):
-            raise KeyboardInterrupt from exc  # its compiled module reports Ctrl-C so
-        raise RuntimeUnavailableError(
-            f'the cpu runtime needs onnxruntime ({exc}). Install it with: pip install "codegen-edge[cpu]"'
-        ) from exc
-    return onnxruntime
-
-
-def default_threads() -> int:
-    """Number of CPU threads that this process may use (its affinity, where the system tells)."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def create_session(bundle: Bundle, threads: int | None) -> Any:
-    """Open a bundle's graph on the CPU provider and prove that it is there.
-
-    Raises:
-        InvalidInputError: `threads` is below 1 or absurdly many.
-        RuntimeUnavailableError: onnxruntime is missing or gave another provider.
-        BundleError: onnxruntime refuses the graph.
-    """
-    most_threads = _THREADS_PER_CPU * (os.cpu_count() or 1)
-    if threads is not None and not 1 <= threads <= most_threads:
-        raise InvalidInputError(f"threads must be in 1…{most_threads} on this machine, got {threads}")
-    ort = load_onnxruntime()
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads or default_threads()
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 4  # errors are raised; they need not be logged as well
-    try:
-        session = ort.InferenceSession(str(bundle.model_path), options, providers=[PROVIDER], enable_fallback=0)
-    # onnxruntime's exceptions share no base but Exception.
-    except Exception as exc:
-        raise BundleError(f"onnxruntime {ort.__version__} refuses {bundle.model_path}: {exc}") from exc
-    session.disable_fallback()
-    if session.get_providers() != [PROVIDER]:
-        raise RuntimeUnavailableError(
-            f"{PROVIDER} was asked for, onnxruntime {ort.__version__} gave {session.get_providers()}"
-        )
-    return session
 
 
 def run_options() -> Any:
@@ -152,7 +94,7 @@ class OrtCpuRuntime:
     def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
         bundle.require_task("text-generation")
         self.config = bundle.manifest.model
-        self._session = create_session(bundle, threads)
+        self._session = open_session(bundle.model_path, threads)
         self._check_graph(bundle)
 
     def _check_graph(self, bundle: Bundle) -> None:

@@ -68,6 +68,7 @@ def test_tokenizer_is_smaller_than_the_models_vocabulary_and_whole_in_every_form
     assert whole.get_vocab_size() < open_checkpoint(folder).model.vocab_size
     added = json.loads((folder / "added_tokens.json").read_text())
     start = whole.token_to_id("<|endoftext|>")
+    assert start is not None
     assert added == {
         **{" " * n: start + 32 - n for n in range(2, 32)},
         **{"\t" * n: start + 40 - n for n in range(2, 10)},

@@ -32,13 +32,13 @@ def tokenizer(tiny_bundle: Bundle) -> Tokenizer:
 
 
 def expected_nll(checkpoint: Path, token_ids: np.ndarray, first: int, start: int) -> float:
-    """transformers' loss of targets `first` + 1 …, seen from `start` on."""
+    """transformers' loss of token `first` + 1 and those after it, seen from token `start` on."""
     model = load_reference_model(open_checkpoint(checkpoint))
-    ids = torch.from_numpy(token_ids[None, start:])
-    labels = ids.clone()
-    labels[:, : first - start + 1] = -100
     with torch.inference_mode():
-        return float(model(input_ids=ids, labels=labels).loss) * (len(token_ids) - 1 - first)
+        logits = model(input_ids=torch.from_numpy(token_ids[None, start:-1])).logits[0, first - start :]
+        return float(
+            torch.nn.functional.cross_entropy(logits, torch.from_numpy(token_ids[first + 1 :]), reduction="sum")
+        )
 
 
 def test_short_text_costs_what_transformers_says(

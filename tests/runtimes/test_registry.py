@@ -5,10 +5,10 @@ from dataclasses import replace
 
 import pytest
 
+from codegen_edge import ort_session
 from codegen_edge.bundle import Bundle
 from codegen_edge.errors import BundleError, InvalidInputError, RuntimeUnavailableError
 from codegen_edge.runtimes import open_runtime
-from codegen_edge.runtimes.backends import ort_cpu
 
 
 def test_unknown_runtime_lists_the_known_ones(tiny_bundle: Bundle) -> None:
@@ -24,7 +24,7 @@ def test_missing_onnxruntime_names_the_extra(tiny_bundle: Bundle, monkeypatch: p
 
 def test_another_provider_than_asked_for_is_refused(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     # onnxruntime gives its CPU provider for any that it lacks; the check must see that it was another one.
-    monkeypatch.setattr(ort_cpu, "PROVIDER", "XnnpackExecutionProvider")
+    monkeypatch.setattr(ort_session, "PROVIDER", "XnnpackExecutionProvider")
     with pytest.warns(UserWarning, match="XnnpackExecutionProvider"), pytest.raises(RuntimeUnavailableError):
         open_runtime("cpu", tiny_bundle)
 

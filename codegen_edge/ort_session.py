@@ -1,0 +1,71 @@
+"""ONNX Runtime sessions on the CPU provider: opened, and proved to be there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from codegen_edge.errors import BundleError, InvalidInputError, RuntimeUnavailableError
+
+PROVIDER = "CPUExecutionProvider"
+_THREADS_PER_CPU = 16  # more only waste memory; thousands stall
+_WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"  # onnxruntime_session_options_config_keys.h
+
+
+def load_onnxruntime() -> Any:
+    """Import onnxruntime, or raise RuntimeUnavailableError that names the extra to install."""
+    try:
+        import onnxruntime
+    except ImportError as exc:
+        if isinstance(exc.__cause__ or exc.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from exc  # its compiled module reports Ctrl-C so
+        raise RuntimeUnavailableError(
+            f'the cpu runtime needs onnxruntime ({exc}). Install it with: pip install "codegen-edge[cpu]"'
+        ) from exc
+    return onnxruntime
+
+
+def default_threads() -> int:
+    """Number of CPU threads that this process may use (its affinity, where the system tells)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def open_session(model: Path | bytes, threads: int | None, *, weights_folder: Path | None = None) -> Any:
+    """Open a graph on the CPU provider and prove that it is there.
+
+    Args:
+        model: the graph's file, or its bytes.
+        threads: CPU threads; None takes all that this process may use.
+        weights_folder: where the data file of a graph given as bytes lies.
+
+    Raises:
+        InvalidInputError: `threads` is below 1 or absurdly many.
+        RuntimeUnavailableError: onnxruntime is missing or gave another provider.
+        BundleError: onnxruntime refuses the graph.
+    """
+    most_threads = _THREADS_PER_CPU * (os.cpu_count() or 1)
+    if threads is not None and not 1 <= threads <= most_threads:
+        raise InvalidInputError(f"threads must be in 1…{most_threads} on this machine, got {threads}")
+    ort = load_onnxruntime()
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads or default_threads()
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 4  # errors are raised; they need not be logged as well
+    if weights_folder is not None:
+        options.add_session_config_entry(_WEIGHTS_FOLDER, str(weights_folder))
+    source = model if isinstance(model, bytes) else str(model)
+    shown = weights_folder if isinstance(model, bytes) else model
+    try:
+        session = ort.InferenceSession(source, options, providers=[PROVIDER], enable_fallback=0)
+    # onnxruntime's exceptions share no base but Exception.
+    except Exception as exc:
+        raise BundleError(f"onnxruntime {ort.__version__} refuses {shown}: {exc}") from exc
+    session.disable_fallback()
+    if session.get_providers() != [PROVIDER]:
+        raise RuntimeUnavailableError(
+            f"{PROVIDER} was asked for, onnxruntime {ort.__version__} gave {session.get_providers()}"
+        )
+    return session

@@ -1,0 +1,135 @@
+"""What a float model's matrices and caches see while it reads the calibration text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import product
+
+import numpy as np
+import onnx_ir as ir
+from numpy.typing import NDArray
+
+from codegen_edge import contract
+from codegen_edge.bundle import Bundle
+from codegen_edge.errors import InvalidInputError
+from codegen_edge.ort_session import open_session
+from codegen_edge.quantization.matrices import Matrix, find_matrices
+
+_MOST_TOKENS = 32_768  # more text changes the choices of GPTQ no further
+_TOKENS_A_RUN = 512  # bounds the memory of the intermediate values
+_MOMENT_BYTES = 2_000_000_000  # of second moments kept at once; a larger model is run several times
+
+
+class Calibration:
+    """A float bundle and the text that it reads.
+
+    Args:
+        bundle: fp32, text-generation.
+        documents: token ids of each text, `<|endoftext|>` first.
+        threads: CPU threads; None takes all that this process may use.
+
+    Raises:
+        InvalidInputError: there is no token to read.
+    """
+
+    def __init__(self, bundle: Bundle, documents: Sequence[NDArray[np.int64]], *, threads: int | None = None) -> None:
+        self._bundle = bundle
+        self._threads = threads
+        length = min(_TOKENS_A_RUN, bundle.manifest.model.context_length)
+        self._windows = list(_cut(documents, length))
+        if not self._windows:
+            raise InvalidInputError("the calibration text has no tokens")
+        self._moments: dict[str, NDArray[np.float32]] = {}
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens that are read."""
+        return sum(len(window) for window in self._windows)
+
+    def second_moment(self, name: str) -> NDArray[np.float32] | None:
+        """[K, K], the mean of x x' over the inputs x of the matrix `name`; None for an embedding, which has none.
+
+        Runs the model where it is not known yet, for this matrix and as many after it as memory allows.
+        """
+        model = ir.load(self._bundle.model_path)
+        matrices = [matrix for matrix in find_matrices(model.graph) if matrix.kind != "embedding"]
+        names = [matrix.name for matrix in matrices]
+        if name not in names:
+            return None
+        if name not in self._moments:
+            self._moments = self._collect(model, _that_fit(matrices[names.index(name) :]))
+        return self._moments[name]
+
+    def cache_extremes(self) -> dict[tuple[int, contract.KVPart], NDArray[np.float32]]:
+        """[H, D] by layer and part: the largest magnitude of every channel of keys (rotated) and values."""
+        config = self._bundle.manifest.model
+        session = open_session(self._bundle.model_path, self._threads)
+        names = [contract.present_name(*place) for place in _places(config.num_layers)]
+        extremes = {
+            place: np.zeros((config.num_heads, config.head_dim), np.float32) for place in _places(config.num_layers)
+        }
+        for window in self._windows:
+            caches = session.run(names, self._feed(window))  # each [1, H, T, D]
+            for place, cache in zip(extremes, caches, strict=True):
+                np.maximum(extremes[place], np.abs(cache[0]).max(axis=1), out=extremes[place])
+        return extremes
+
+    def _collect(self, model: ir.Model, matrices: Sequence[Matrix]) -> dict[str, NDArray[np.float32]]:
+        """Second moments of some matrices; those with the same input share one."""
+        inputs: dict[str, ir.Value] = {}
+        for matrix in matrices:
+            value = matrix.node.inputs[0]
+            assert value is not None
+            assert value.name is not None
+            inputs[value.name] = value
+        for value in inputs.values():
+            value.type = ir.TensorType(ir.DataType.FLOAT)
+        model.graph.outputs[:] = list(inputs.values())
+        session = open_session(
+            ir.to_proto(model).SerializeToString(), self._threads, weights_folder=self._bundle.model_path.parent
+        )
+        sums: dict[str, NDArray[np.float64]] = {}
+        for window in self._windows:
+            for name, values in zip(inputs, session.run(list(inputs), self._feed(window)), strict=True):
+                rows = values[0]  # [T, K]
+                product_ = rows.T @ rows
+                sums[name] = sums[name] + product_ if name in sums else product_.astype(np.float64)
+        means = {name: (total / self.num_tokens).astype(np.float32) for name, total in sums.items()}
+        return {matrix.name: means[str(matrix.node.inputs[0].name)] for matrix in matrices if matrix.node.inputs[0]}
+
+    def _feed(self, window: NDArray[np.int64]) -> dict[str, NDArray[np.generic]]:
+        config = self._bundle.manifest.model
+        empty = np.zeros((1, config.num_heads, 0, config.head_dim), np.float32)
+        feed: dict[str, NDArray[np.generic]] = {
+            contract.INPUT_IDS: window[None],
+            contract.ATTENTION_MASK: np.ones((1, len(window)), np.int64),
+        }
+        return feed | {contract.past_name(*place): empty for place in _places(config.num_layers)}
+
+
+def _places(num_layers: int) -> Iterator[tuple[int, contract.KVPart]]:
+    return product(range(num_layers), contract.KV_PARTS)
+
+
+def _cut(documents: Sequence[NDArray[np.int64]], length: int) -> Iterator[NDArray[np.int64]]:
+    """Windows of up to `length` tokens, each of one text, until there are enough of them."""
+    taken = 0
+    for document in documents:
+        for start in range(0, len(document), length):
+            if taken >= _MOST_TOKENS:
+                return
+            window = document[start : start + length]
+            taken += len(window)
+            yield window
+
+
+def _that_fit(matrices: Sequence[Matrix]) -> list[Matrix]:
+    """As many of the first matrices as _MOMENT_BYTES hold, at least one."""
+    chosen: list[Matrix] = []
+    taken = 0
+    for matrix in matrices:
+        taken += 4 * matrix.columns**2
+        if chosen and taken > _MOMENT_BYTES:
+            break
+        chosen.append(matrix)
+    return chosen

@@ -1,0 +1,72 @@
+"""GPTQ: columns are rounded one after another, and the columns still to come make up for each one's error.
+
+E. Frantar et al., "GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers" (2022),
+algorithm 1. Minimizes the error of the matrix's outputs over the calibration text, where rounding minimizes the
+weights' own. Scales are chosen a block at a time, from the columns as they are by then.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codegen_edge.errors import InvalidInputError
+from codegen_edge.quantization.blockwise import Floats, Grid, QuantizedMatrix, nearest_codes
+from codegen_edge.quantization.methods.scale_search import best_scales
+
+_DAMPING = 0.01  # of the mean of the diagonal, as in the paper
+
+
+def quantize(weights: Floats, grid: Grid, second_moment: NDArray[np.float32] | None) -> QuantizedMatrix:
+    """Quantize `weights` [N, K] so that `second_moment` [K, K] of its inputs sees the least error."""
+    if second_moment is None:
+        raise InvalidInputError("gptq needs calibration")
+    rows, columns = weights.shape
+    # Padding is weights of zero whose inputs are zero.
+    padding = -columns % grid.block_size
+    remaining = np.pad(weights, ((0, 0), (0, padding))).astype(np.float32)
+    moment = np.pad(second_moment.astype(np.float64), ((0, padding), (0, padding)))
+    corrections = _corrections(moment)
+    importance = np.maximum(np.diagonal(moment), 0).astype(np.float32)
+    blocks = grid.num_blocks(columns)
+    codes = np.empty((rows, blocks, grid.block_size), np.uint8)
+    scales = np.empty((rows, blocks), np.float32)
+    zero_points = np.empty((rows, blocks), np.uint8)
+    for block in range(blocks):
+        first, last = block * grid.block_size, (block + 1) * grid.block_size
+        current = remaining[:, first:last]
+        scale, zero = best_scales(current, grid, _usable(importance[first:last]))
+        errors = np.empty_like(current)
+        for column in range(grid.block_size):
+            values = current[:, column]
+            code = nearest_codes(values[:, None], scale, zero, grid)[:, 0]
+            codes[:, block, column] = code
+            factors = corrections[first + column, first + column : last]
+            errors[:, column] = (values - (code - zero) * scale) / factors[0]
+            current[:, column + 1 :] -= np.outer(errors[:, column], factors[1:])
+        remaining[:, last:] -= errors @ corrections[first:last, last:]
+        scales[:, block] = scale
+        zero_points[:, block] = zero
+    return QuantizedMatrix(
+        grid=grid,
+        columns=columns,
+        codes=codes,
+        scales=scales,
+        zero_points=None if grid.is_symmetric else zero_points,
+    )
+
+
+def _corrections(moment: NDArray[np.float64]) -> Floats:
+    """Upper Cholesky factor [K, K] of the inverse of the damped moment: row j tells who pays for column j's error."""
+    size = len(moment)
+    diagonal = np.diagonal(moment)
+    damping = _DAMPING * float(diagonal.mean()) or 1.0
+    # Inputs that were never seen get a diagonal of their own, so that the moment can be inverted.
+    damped = moment + np.diag(np.where(diagonal <= 0, damping, 0) + damping)
+    inverse = np.linalg.inv(damped)
+    lower = np.linalg.cholesky((inverse + inverse.T) / 2 + 1e-12 * np.trace(inverse) / size * np.eye(size))
+    return np.ascontiguousarray(lower.T, dtype=np.float32)
+
+
+def _usable(importance: Floats) -> Floats | None:
+    return importance if importance.any() else None

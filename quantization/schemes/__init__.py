@@ -1,0 +1,79 @@
+"""Quantization schemes, one a file. Adding a line here registers it; the tests cover what is registered."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol, cast
+
+import onnx_ir as ir
+
+from codegen_edge.errors import InvalidInputError
+from codegen_edge.graph_io import Weight, WeightGroup
+from codegen_edge.quantization.matrices import Matrix
+from codegen_edge.quantization.nbits import SecondMoment
+
+SCHEMES: dict[str, str] = {
+    "int8": "codegen_edge.quantization.schemes.int8:rewrite",
+    "int4": "codegen_edge.quantization.schemes.int4:rewrite",
+    "int8-dynamic": "codegen_edge.quantization.schemes.int8_dynamic:rewrite",
+    "fp16": "codegen_edge.quantization.schemes.fp16:rewrite",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MadeMatrix:
+    """What a scheme did to a matrix.
+
+    Attributes:
+        matrix: which one.
+        form: for example "int4, blocks of 64, gptq".
+        reason: why this form.
+        weights: as they were, [N, K] (or [V, K]).
+        dequantized: what is computed with instead.
+        size_bytes: of all initializers that replace it.
+    """
+
+    matrix: Matrix
+    form: str
+    reason: str
+    weights: Weight
+    dequantized: Weight
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchemeOptions:
+    """What a scheme is told.
+
+    Attributes:
+        block_size: weights that share a scale; None takes the scheme's own.
+        is_symmetric: whether zero points are fixed; None takes the scheme's own.
+        method: how int4 codes are chosen.
+        kept_at_8_bits: names of matrices that int4 keeps at 8 bits.
+        second_moment: calibration by matrix.
+        on_made: told of every matrix as it is made.
+    """
+
+    block_size: int | None = None
+    is_symmetric: bool | None = None
+    method: str = "search"
+    kept_at_8_bits: frozenset[str] = frozenset()
+    second_moment: SecondMoment = field(default=lambda _: None)
+    on_made: Callable[[MadeMatrix], None] = field(default=lambda _: None)
+
+
+class Scheme(Protocol):
+    """What a scheme's module offers."""
+
+    def __call__(self, model: ir.Model, options: SchemeOptions) -> list[WeightGroup]:
+        """Replace the float matrices of a graph in place, and say how the new initializers are made."""
+
+
+def find_scheme(name: str) -> Scheme:
+    """The scheme of a name; raise InvalidInputError when there is none."""
+    if name not in SCHEMES:
+        raise InvalidInputError(f"there is no scheme {name!r}; there are: {', '.join(SCHEMES)}")
+    module, _, function = SCHEMES[name].partition(":")
+    return cast(Scheme, getattr(importlib.import_module(module), function))

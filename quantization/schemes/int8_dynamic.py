@@ -1,0 +1,67 @@
+"""int8-dynamic: weights in 8 bits a column, activations in 8 bits at every step. The fast prefill.
+
+DynamicQuantizeMatMul rounds a whole activation matrix to one scale and multiplies integers. Weights are unsigned: on
+processors without VNNI onnxruntime's kernel for signed ones adds pairs of products in 16 bits, which saturate
+(onnxruntime issue 6004), and a bundle does not know where it will run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from codegen_edge.errors import InvalidInputError
+from codegen_edge.graph_io import Stored, Weight, WeightGroup, new_initializer
+from codegen_edge.quantization.blockwise import usable
+from codegen_edge.quantization.matrices import Matrix, find_matrices, replace_matrix
+from codegen_edge.quantization.schemes import MadeMatrix, SchemeOptions, int8
+from codegen_edge.quantization.schemes.blocks import rewrite_with
+
+_ZERO_POINT = 128
+_DOMAIN = "com.microsoft"
+_REASON = "whole activations in 8 bits: the integer kernel that is fastest for many tokens at once"
+
+
+def rewrite(model: ir.Model, options: SchemeOptions) -> list[WeightGroup]:
+    """Put the blocks' linear layers into 8 bits a column; embedding table and LM head as int8 does.
+
+    The head sees one token of a prefill: it would gain no speed, and its inputs' largest values would cost accuracy.
+    """
+    if options.block_size is not None:
+        raise InvalidInputError("int8-dynamic has one scale a column; it takes no block_size")
+    matrices = find_matrices(model.graph)
+    others = [matrix for matrix in matrices if matrix.kind != "linear"]
+    groups = rewrite_with(model, others, lambda matrix: int8.choose(matrix, options), options)
+    return groups + [_rewrite(model.graph, matrix, options) for matrix in matrices if matrix.kind == "linear"]
+
+
+def _rewrite(graph: ir.Graph, matrix: Matrix, options: SchemeOptions) -> WeightGroup:
+    rows, columns = matrix.rows, matrix.columns
+    codes = new_initializer(graph, f"{matrix.name}.codes", [columns, rows], ir.DataType.UINT8)
+    scales = new_initializer(graph, f"{matrix.name}.scales", [rows], ir.DataType.FLOAT)
+    zero_points = new_initializer(graph, f"{matrix.name}.zero_points", [rows], ir.DataType.UINT8)
+    inputs = [matrix.node.inputs[0], codes, scales, zero_points]
+    if matrix.bias is not None:
+        inputs.append(matrix.bias)
+    node = ir.node("DynamicQuantizeMatMul", inputs, domain=_DOMAIN, name=f"{matrix.name}.DynamicQuantizeMatMul")
+    replace_matrix(matrix, node)
+
+    def make(weight: Weight) -> Sequence[Stored]:
+        span = usable(np.abs(weight).max(axis=0) / np.float32(_ZERO_POINT - 1))  # [N]
+        rounded = np.clip(np.rint(weight / span), 1 - _ZERO_POINT, _ZERO_POINT - 1)
+        arrays = [(rounded + _ZERO_POINT).astype(np.uint8), span, np.full(rows, _ZERO_POINT, np.uint8)]
+        options.on_made(
+            MadeMatrix(
+                matrix=matrix,
+                form="int8 a column, activations int8",
+                reason=_REASON,
+                weights=weight.T,
+                dequantized=(rounded * span).T,
+                size_bytes=sum(array.nbytes for array in arrays),
+            )
+        )
+        return arrays
+
+    return WeightGroup(source=matrix.name, values=(codes, scales, zero_points), make=make)

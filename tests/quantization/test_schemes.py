@@ -1,0 +1,283 @@
+"""Every registered scheme, by the same tests."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+from numpy.typing import NDArray
+
+from codegen_edge.bundle import Bundle, open_bundle
+from codegen_edge.errors import BundleError, InvalidInputError, NumericsError, StorageError
+from codegen_edge.evaluation.damage import kl_divergences, measure_damage
+from codegen_edge.evaluation.parity import kl_divergence
+from codegen_edge.exporter import ExportOptions, export_checkpoint, locate_checkpoint
+from codegen_edge.exporter.random_checkpoint import ModelShape
+from codegen_edge.quantization import QuantizeOptions, quantize_bundle
+from codegen_edge.quantization.schemes import SCHEMES, SchemeOptions, find_scheme
+from codegen_edge.runtimes import open_runtime
+from codegen_edge.tokenizer import Tokenizer
+
+# The most that a matrix's relative error may be, over all matrices; random weights are the hardest to quantize.
+ERROR_BOUNDS = {"int8": 0.01, "int8-dynamic": 0.01, "int4": 0.16, "fp16": 0.0005}
+RNG = np.random.default_rng(0)
+DOCUMENTS = [RNG.integers(0, 300, 120) for _ in range(6)]
+
+Quantized = Callable[..., tuple[Bundle, Any]]
+
+
+@pytest.fixture(scope="module")
+def quantized(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Quantized:
+    made: dict[str, Any] = {}
+
+    def quantize(scheme: str, **options: Any) -> tuple[Bundle, Any]:
+        key = f"{scheme} {options}"
+        if key not in made:
+            out = tmp_path_factory.mktemp("quantized") / scheme
+            made[key] = quantize_bundle(
+                tiny_bundle, out, QuantizeOptions(scheme=scheme, **options), calibration_documents=DOCUMENTS
+            )
+        return made[key]  # type: ignore[no-any-return]
+
+    return quantize
+
+
+def logits_of(bundle: Bundle, num_tokens: int = 60) -> NDArray[np.float32]:
+    """Prefill of most tokens, then one at a time."""
+    token_ids = np.random.default_rng(5).integers(0, 300, (1, num_tokens))
+    runtime = open_runtime("cpu", bundle)
+    cache = runtime.new_cache(1, num_tokens)
+    parts = [runtime.step(token_ids[:, :40], cache, all_logits=True)[0]]
+    parts += [runtime.step(token_ids[:, n : n + 1], cache, all_logits=True)[0] for n in range(40, num_tokens)]
+    runtime.close()
+    return np.concatenate(parts)
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_every_matrix_is_within_its_error_bound(scheme: str, quantized: Quantized) -> None:
+    _, report = quantized(scheme)
+    assert len(report.tensors) == 10
+    for tensor in report.tensors:
+        assert 0 < tensor.relative_error < ERROR_BOUNDS[scheme], tensor.name
+        assert tensor.reason
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_graph_computes_with_what_the_report_dequantized(
+    scheme: str, tiny_bundle: Bundle, quantized: Quantized
+) -> None:
+    """Codes, scales and zero points as the kernels read them, against float weights put back into the float graph."""
+    bundle, _ = quantized(scheme)
+    expected = logits_of(_with_dequantized_weights(tiny_bundle, scheme, bundle.path.parent / "float"))
+    actual = logits_of(bundle)
+    # What is left is the rounding of activations to int8 in the integer kernels, which no report can hold.
+    rounding = np.abs(expected - actual).mean() / expected.std()
+    assert rounding < (1e-6 if scheme == "fp16" else 0.05)
+    wrong = np.abs(expected - np.roll(actual, 1, axis=0)).mean() / expected.std()
+    assert rounding < wrong / 10
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_is_smaller_and_says_by_how_much(scheme: str, tiny_bundle: Bundle, quantized: Quantized) -> None:
+    bundle, report = quantized(scheme)
+    before, after = (
+        sum(getattr(tensor, name) for tensor in report.tensors) for name in ("bytes_before", "bytes_after")
+    )
+    data = [each.manifest.files["onnx/model.onnx_data"].size_bytes for each in (tiny_bundle, bundle)]
+    # All but padding to cache lines and pages.
+    assert data[0] - data[1] == pytest.approx(before - after, rel=0.1)
+    assert bundle.manifest.precision == scheme
+    stored = json.loads((bundle.path / "quantization_report.json").read_text())
+    assert [tensor["name"] for tensor in stored["tensors"]] == [tensor.name for tensor in report.tensors]
+    onnx.checker.check_model(str(bundle.model_path), check_custom_domain=False)
+    assert not [name for name in _initializers(bundle) if name.endswith("weight") and "ln_" not in name]
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_onnxruntime_genai_generates_our_tokens(scheme: str, quantized: Quantized) -> None:
+    import onnxruntime_genai as genai
+
+    from codegen_edge.runtimes.generation import GenerationLoop, GenerationParams
+
+    bundle, _ = quantized(scheme)
+    prompt = [3, 50, 120, 7]
+    model = genai.Model(str(bundle.path))
+    params = genai.GeneratorParams(model)
+    params.set_search_options(max_length=20, do_sample=False)
+    generator = genai.Generator(model, params)
+    generator.append_tokens(prompt)
+    while not generator.is_done():
+        generator.generate_next_token()
+    runtime = open_runtime("cpu", bundle)
+    ours = [event.token_id for event in GenerationLoop(runtime, [prompt], GenerationParams(max_new_tokens=16))]
+    assert generator.get_sequence(0).tolist()[4:] == ours
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_export_in_one_pass_gives_the_same_bytes(
+    scheme: str, tiny_checkpoint: Path, quantized: Quantized, tmp_path: Path
+) -> None:
+    bundle, _ = quantized(scheme, method="search")
+    rewrite = find_scheme(scheme)
+    exported = export_checkpoint(
+        locate_checkpoint(str(tiny_checkpoint)),
+        tmp_path / "bundle",
+        ExportOptions(precision=scheme),  # type: ignore[arg-type]
+        rewrite=lambda model: rewrite(model, SchemeOptions(method="search")),
+    )
+    assert exported.manifest.files["onnx/model.onnx_data"] == bundle.manifest.files["onnx/model.onnx_data"]
+    np.testing.assert_array_equal(logits_of(exported), logits_of(bundle))
+
+
+@pytest.mark.parametrize("scheme", ["int8", "int4"])
+@pytest.mark.parametrize("is_symmetric", [True, False])
+def test_rows_that_no_block_divides_are_padded(
+    scheme: str, is_symmetric: bool, make_checkpoint: Callable[..., Path], tmp_path: Path
+) -> None:
+    shape = ModelShape(n_layer=1, n_embd=192, n_head=4, rotary_dim=16, vocab_size=700, n_positions=64)
+    float_bundle = export_checkpoint(locate_checkpoint(str(make_checkpoint(shape))), tmp_path / "float")
+    options = QuantizeOptions(scheme=scheme, block_size=128, is_symmetric=is_symmetric, method="search")
+    bundle, report = quantize_bundle(float_bundle, tmp_path / "q", options)
+    assert {tensor.name for tensor in report.tensors} >= {"transformer.wte.weight", "lm_head.weight"}
+    expected, actual = logits_of(float_bundle, 50), logits_of(bundle, 50)
+    assert np.abs(expected - actual).mean() < (0.4 if scheme == "int4" else 0.04) * expected.std()
+
+
+def test_damage_of_a_model_beside_itself_is_none(tiny_bundle: Bundle, quantized: Quantized) -> None:
+    tokenizer = Tokenizer(tiny_bundle.tokenizer_path)
+    runtimes = [open_runtime("cpu", bundle) for bundle in (tiny_bundle, tiny_bundle, quantized("int4")[0])]
+    texts = ["def f(x):\n    return x\n" * 20]
+    same = measure_damage(runtimes[0], runtimes[1], tokenizer, texts)
+    assert (same.top1_agreement, same.perplexity_loss) == (1.0, 0.0)
+    assert same.max_kl < 1e-9
+    other = measure_damage(runtimes[2], runtimes[1], tokenizer, texts)
+    assert other.mean_kl > 1e-3
+    assert other.top1_agreement < 1
+
+
+def test_divergences_are_those_of_parity() -> None:
+    rng = np.random.default_rng(2)
+    expected, actual = rng.standard_normal((2, 9, 50)).astype(np.float32) * 3
+    each = [kl_divergence(p, q) for p, q in zip(expected, actual, strict=True)]
+    np.testing.assert_allclose(kl_divergences(expected, actual), each, rtol=1e-5)
+
+
+def test_quantized_bundle_is_refused(quantized: Quantized, tmp_path: Path) -> None:
+    bundle, _ = quantized("int8")
+    with pytest.raises(BundleError, match="is int8 already"):
+        quantize_bundle(bundle, tmp_path / "again", QuantizeOptions(scheme="int4"))
+    assert not (tmp_path / "again").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"scheme": "int3"}, "no scheme 'int3'"),
+        ({"scheme": "int4", "method": "awq"}, "no method 'awq'"),
+        ({"scheme": "int4", "block_size": 48}, "power of two >= 16, got 48"),
+        ({"scheme": "int8-dynamic", "block_size": 32}, "takes no block_size"),
+        ({"scheme": "fp16", "block_size": 32}, "takes no block_size"),
+    ],
+)
+def test_bad_options_are_named(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidInputError, match=message):
+        QuantizeOptions(**options)
+
+
+def test_block_longer_than_a_row_is_refused_and_nothing_written(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(
+        InvalidInputError, match=r"block_size 128 does not fit transformer.wte.weight.* have 64 weights"
+    ):
+        quantize_bundle(tiny_bundle, tmp_path / "out", QuantizeOptions(scheme="int8", block_size=128))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_weights_that_are_not_finite_are_refused_by_name(value: float, tiny_bundle: Bundle, tmp_path: Path) -> None:
+    broken = _with_weight(tiny_bundle, "transformer.h.1.mlp.fc_in.weight", value, tmp_path / "broken")
+    with pytest.raises(NumericsError, match=r"transformer.h.1.mlp.fc_in.weight holds NaN or infinity"):
+        quantize_bundle(broken, tmp_path / "out", QuantizeOptions(scheme="int8"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_values_beyond_float16_are_refused(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    broken = _with_weight(tiny_bundle, "transformer.h.0.attn.out_proj.weight", 1e5, tmp_path / "large")
+    with pytest.raises(NumericsError, match=r"out_proj.weight holds a value beyond float16"):
+        quantize_bundle(broken, tmp_path / "out", QuantizeOptions(scheme="fp16"))
+
+
+def test_gptq_without_text_is_refused(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(InvalidInputError, match="no tokens"):
+        quantize_bundle(tiny_bundle, tmp_path / "out", QuantizeOptions(scheme="int4"))
+
+
+def test_interrupted_quantization_leaves_the_old_bundle(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first, _ = quantize_bundle(tiny_bundle, out, QuantizeOptions(scheme="int8"))
+
+    def interrupt(done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        quantize_bundle(tiny_bundle, out, QuantizeOptions(scheme="fp16", overwrite=True), on_progress=interrupt)
+    assert open_bundle(out).manifest == first.manifest
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_full_disk_is_told_and_nothing_stays(
+    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 0))
+    with pytest.raises(StorageError, match="nothing was written"):
+        quantize_bundle(tiny_bundle, tmp_path / "out", QuantizeOptions(scheme="int8"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def _initializers(bundle: Bundle) -> list[str]:
+    return [tensor.name for tensor in onnx.load(str(bundle.model_path), load_external_data=False).graph.initializer]
+
+
+def _with_weight(bundle: Bundle, name: str, value: float, folder: Path) -> Bundle:
+    """A copy of the bundle with a weight's first element changed; its hashes are not looked at."""
+    shutil.copytree(bundle.path, folder)
+    model = ir.load(folder / "onnx" / "model.onnx")
+    tensor = model.graph.initializers[name].const_value
+    assert isinstance(tensor, ir.ExternalTensor)
+    with (folder / "onnx" / "model.onnx_data").open("r+b") as file:
+        file.seek(tensor.offset or 0)
+        file.write(np.float32(value).tobytes())
+    return Bundle(folder, bundle.manifest)
+
+
+def _with_dequantized_weights(bundle: Bundle, scheme: str, folder: Path) -> Bundle:
+    """The float bundle with what a scheme made of its weights."""
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(bundle.path, folder)
+    made: dict[str, NDArray[np.float32]] = {}
+
+    def on_made(each: Any) -> None:
+        by_row = each.dequantized
+        made[each.matrix.name] = by_row if each.matrix.kind == "embedding" else by_row.T
+
+    from codegen_edge.quantization.bundle_io import load_graph
+    from codegen_edge.quantization.calibration import Calibration
+
+    model, read = load_graph(bundle)
+    options = SchemeOptions(method="gptq", second_moment=Calibration(bundle, DOCUMENTS).second_moment, on_made=on_made)
+    for group in find_scheme(scheme)(model, options):
+        group.make(read(group.source))
+    original = ir.load(folder / "onnx" / "model.onnx")
+    with (folder / "onnx" / "model.onnx_data").open("r+b") as file:
+        for name, weight in made.items():
+            tensor = original.graph.initializers[name].const_value
+            assert isinstance(tensor, ir.ExternalTensor)
+            file.seek(tensor.offset or 0)
+            file.write(np.ascontiguousarray(weight, np.float32).tobytes())
+    return Bundle(folder, bundle.manifest)
