@@ -44,11 +44,11 @@ class Muon(torch.optim.Optimizer):
 
 def orthogonalized(matrix: torch.Tensor) -> torch.Tensor:
     """Bring every singular value of `matrix` [rows, columns] near one (0.7 … 1.2), by Newton-Schulz."""
-    if matrix.shape[0] > matrix.shape[1]:
-        flat: torch.Tensor = orthogonalized(matrix.T)
-        return flat.T
-    x = matrix / (matrix.norm() + 1e-7)
+    is_tall = matrix.shape[0] > matrix.shape[1]
+    x: torch.Tensor = matrix.T if is_tall else matrix
+    x = x / (x.norm() + 1e-7)
     for _ in range(_ROUNDS):
         gram = x @ x.T
         x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=_B, alpha=_C), x, beta=_A)
-    return x
+    result: torch.Tensor = x.T if is_tall else x
+    return result

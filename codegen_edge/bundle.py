@@ -58,6 +58,7 @@ class Manifest:
         source: the checkpoint that it was made of.
         tools: versions of the programs that made it.
         files: every other file of the bundle by its relative path.
+        kv_cache: dtype of past and present.
         parity: the verdict of the last verification, or None when it was never verified.
     """
 
@@ -68,6 +69,7 @@ class Manifest:
     source: Source
     tools: dict[str, str]
     files: dict[str, FileRecord]
+    kv_cache: contract.KVPrecision = "fp32"
     parity: dict[str, Any] | None = None
 
     def to_json(self) -> bytes:
@@ -95,6 +97,7 @@ class Manifest:
                 source=Source(**source),
                 tools=dict(fields["tools"]),
                 files={name: FileRecord(**record) for name, record in fields["files"].items()},
+                kv_cache=fields.get("kv_cache", "fp32"),
                 parity=fields.get("parity"),
             )
         except (KeyError, TypeError, ValueError, AttributeError, UnsupportedModelError) as exc:
@@ -103,6 +106,7 @@ class Manifest:
             ("task", contract.TASKS),
             ("target", contract.TARGETS),
             ("precision", contract.PRECISIONS),
+            ("kv_cache", contract.KV_PRECISIONS),
         ):
             if getattr(manifest, name) not in known:
                 raise BundleError(

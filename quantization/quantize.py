@@ -14,12 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codegen_edge import contract
-from codegen_edge.bundle import Bundle, Manifest, open_bundle, records_of
+from codegen_edge.bundle import Bundle, FileRecord, Manifest, open_bundle, records_of
 from codegen_edge.errors import InvalidInputError
 from codegen_edge.graph_io import Progress, all_groups, write_graph, write_weights
 from codegen_edge.quantization.blockwise import Grid
 from codegen_edge.quantization.bundle_io import load_graph
 from codegen_edge.quantization.calibration import Calibration
+from codegen_edge.quantization.kv_cache import folded, quantize_cache
 from codegen_edge.quantization.methods import CALIBRATED_METHODS, find_method
 from codegen_edge.quantization.report import REPORT_FILE, QuantizationReport, TensorReport
 from codegen_edge.quantization.schemes import SchemeOptions, find_scheme
@@ -41,6 +42,7 @@ class QuantizeOptions:
         block_size: weights of a row that share a scale; None takes the scheme's own.
         is_symmetric: False stores a zero point a block; None takes the scheme's own.
         method: how int4 codes are chosen: "round", "search" or "gptq".
+        kv_cache: "fp32", or "int8" for a cache of a quarter of the size.
         overwrite: whether a bundle that is there may be replaced.
     """
 
@@ -48,11 +50,16 @@ class QuantizeOptions:
     block_size: int | None = None
     is_symmetric: bool | None = None
     method: str = DEFAULT_METHOD
+    kv_cache: contract.KVPrecision = "fp32"
     overwrite: bool = False
 
     def __post_init__(self) -> None:
         find_scheme(self.scheme)
         find_method(self.method)
+        if self.kv_cache not in contract.KV_PRECISIONS:
+            raise InvalidInputError(
+                f"kv_cache must be one of {', '.join(contract.KV_PRECISIONS)}, got {self.kv_cache!r}"
+            )
         if self.block_size is not None:
             Grid(bits=8, block_size=self.block_size)
         if self.scheme in ("fp16", "int8-dynamic") and self.block_size is not None:
@@ -60,6 +67,11 @@ class QuantizeOptions:
 
     @property
     def needs_calibration(self) -> bool:
+        """Whether text is looked at: by the method, or for the scales of the cache."""
+        return self.is_calibrated_method or self.kv_cache == "int8"
+
+    @property
+    def is_calibrated_method(self) -> bool:
         """Whether the method looks at text."""
         return self.scheme == "int4" and self.method in CALIBRATED_METHODS
 
@@ -103,24 +115,29 @@ def quantize_bundle(
         model, read = load_graph(bundle)
         tensors: list[TensorReport] = []
         scheme_options = replace(options.scheme_options(), on_made=lambda made: tensors.append(TensorReport.of(made)))
-        if options.needs_calibration:
-            calibration = Calibration(bundle, calibration_documents)
+        calibration = Calibration(bundle, calibration_documents) if options.needs_calibration else None
+        if calibration is not None and options.is_calibrated_method:
             scheme_options = replace(scheme_options, second_moment=calibration.second_moment)
-        groups = all_groups(model, find_scheme(options.scheme)(model, scheme_options))
+        rewritten = find_scheme(options.scheme)(model, scheme_options)
+        if calibration is not None and options.kv_cache == "int8":
+            extremes = calibration.cache_extremes()
+            rewritten += quantize_cache(model, extremes)
+            read = folded(read, extremes)
+        groups = all_groups(model, rewritten)
         with storage_errors(Path(out)):
             (stage / contract.MODEL_FILE).parent.mkdir()
         weights = write_weights(groups, read, stage, on_progress)
         with storage_errors(Path(out)):
             _copy_clients(bundle, stage)
             write_graph(model, stage)
-            manifest = _manifest(bundle, stage, options.scheme, {contract.WEIGHTS_FILE: weights})
+            manifest = _manifest(bundle, stage, options, {contract.WEIGHTS_FILE: weights})
             (stage / MANIFEST_FILE).write_bytes(manifest.to_json())
         report = QuantizationReport(scheme=options.scheme, options=_told(options), tensors=tuple(tensors))
         if measure is not None:
             report = replace(report, damage=measure(Bundle(stage, manifest)))
         with storage_errors(Path(out)):
             (stage / REPORT_FILE).write_text(json.dumps(report.to_dict(), indent=2) + "\n")
-            manifest = _manifest(bundle, stage, options.scheme, {contract.WEIGHTS_FILE: weights})
+            manifest = _manifest(bundle, stage, options, {contract.WEIGHTS_FILE: weights})
             (stage / MANIFEST_FILE).write_bytes(manifest.to_json())
     return open_bundle(out, check="size"), report
 
@@ -133,13 +150,22 @@ def _copy_clients(bundle: Bundle, stage: Path) -> None:
             shutil.copyfile(bundle.path / name, stage / name)
 
 
-def _manifest(bundle: Bundle, stage: Path, precision: Any, known: dict[str, Any]) -> Manifest:
+def _manifest(bundle: Bundle, stage: Path, options: QuantizeOptions, known: dict[str, FileRecord]) -> Manifest:
     tools = bundle.manifest.tools | {name: importlib.metadata.version(name) for name in _TOOLS}
-    return replace(bundle.manifest, precision=precision, tools=tools, files=records_of(stage, known), parity=None)
+    precision: Any = options.scheme  # checked by the scheme's registry
+    return replace(
+        bundle.manifest,
+        precision=precision,
+        kv_cache=options.kv_cache,
+        tools=tools,
+        files=records_of(stage, known),
+        parity=None,
+    )
 
 
 def _told(options: QuantizeOptions) -> dict[str, Any]:
     return {
+        "kv_cache": options.kv_cache,
         "block_size": options.block_size,
         "is_symmetric": options.is_symmetric,
         "method": options.method if options.scheme == "int4" else "round",

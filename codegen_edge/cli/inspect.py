@@ -36,7 +36,7 @@ def inspect(bundle: Path, as_json: bool) -> None:
         f"{model.num_layers} layers, {model.num_heads} heads of {model.head_dim}, rotary {model.rotary_dim}, "
         f"context {model.context_length}, vocabulary {model.vocab_size}",
     )
-    facts.add_row("KV cache", f"{_kv_bytes_per_token(manifest) / 1024:.0f} KiB a token")
+    facts.add_row("KV cache", f"{manifest.kv_cache}, {_kv_bytes_per_token(manifest) / 1024:g} KiB a token")
     for sentence in source.mended:
         facts.add_row("put right", sentence)
     facts.add_row("tools", ", ".join(f"{name} {version}" for name, version in manifest.tools.items()))
@@ -50,8 +50,8 @@ def inspect(bundle: Path, as_json: bool) -> None:
 
 
 def _kv_bytes_per_token(manifest: Any) -> int:
-    float32_bytes = 4
-    return int(2 * manifest.model.num_layers * manifest.model.hidden_size * float32_bytes)
+    bytes_of = {"fp32": 4, "int8": 1}
+    return int(2 * manifest.model.num_layers * manifest.model.hidden_size * bytes_of[manifest.kv_cache])
 
 
 def _verdict(parity: dict[str, Any] | None) -> str:

@@ -21,11 +21,12 @@ _METHODS = ("round", "search", "gptq")
 @click.option("--block-size", type=int, help="Weights of a row that share a scale.  [default: the scheme's own]")
 @click.option("--asymmetric", is_flag=True, help="Store a zero point a block, too.")
 @click.option("--method", type=click.Choice(_METHODS), help="How int4 codes are chosen.  [default: gptq]")
+@click.option("--kv-cache", type=click.Choice(("fp32", "int8")), default="fp32", show_default=True)
 @click.option(
     "--calibration",
     type=click.Path(path_type=Path),
     multiple=True,
-    help="UTF-8 file that gptq calibrates with; may be given several times.  [default: programs that ship]",
+    help="UTF-8 file to calibrate with; may be given several times.  [default: programs that ship]",
 )
 @click.option("--no-measure", is_flag=True, help="Do not compare with BUNDLE on the held-out text.")
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is there, once the new one is whole.")
@@ -36,6 +37,7 @@ def quantize(
     block_size: int | None,
     asymmetric: bool,
     method: str | None,
+    kv_cache: Any,
     calibration: tuple[Path, ...],
     no_measure: bool,
     overwrite: bool,
@@ -69,6 +71,7 @@ def quantize(
         block_size=block_size,
         is_symmetric=False if asymmetric else None,
         method=method or DEFAULT_METHOD,
+        kv_cache=kv_cache,
         overwrite=overwrite,
     )
     tokenizer = Tokenizer(opened.tokenizer_path)

@@ -17,6 +17,8 @@ from codegen_edge.ort_session import load_onnxruntime, open_session
 from codegen_edge.runtimes.runtime import KVCache, Logits, TokenIds
 from codegen_edge.runtimes.step_input import check_step
 
+_CACHE_DTYPES: dict[contract.KVPrecision, type[np.generic]] = {"fp32": np.float32, "int8": np.int8}
+
 
 def run_options() -> Any:
     """Options of one run; setting their `terminate` from another thread stops it."""
@@ -26,14 +28,14 @@ def run_options() -> Any:
 
 
 class OrtCpuCache:
-    """KV buffers [B, H, C, D] float32, one pair a layer. Memory that no token has touched costs nothing."""
+    """KV buffers [B, H, C, D], one pair a layer. Memory that no token has touched costs nothing."""
 
-    def __init__(self, config: ModelConfig, batch_size: int, capacity: int) -> None:
+    def __init__(self, config: ModelConfig, batch_size: int, capacity: int, dtype: type[np.generic]) -> None:
         shape = (batch_size, config.num_heads, capacity, config.head_dim)
         self.capacity = capacity
         self.lengths = np.zeros(batch_size, np.int64)
         self.buffers = {
-            (layer, part): np.zeros(shape, np.float32)
+            (layer, part): np.zeros(shape, dtype)
             for layer, part in product(range(config.num_layers), contract.KV_PARTS)
         }
         self.options = run_options()
@@ -94,6 +96,7 @@ class OrtCpuRuntime:
     def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
         bundle.require_task("text-generation")
         self.config = bundle.manifest.model
+        self._cache_dtype = _CACHE_DTYPES[bundle.manifest.kv_cache]
         self._session = open_session(bundle.model_path, threads)
         self._check_graph(bundle)
 
@@ -117,7 +120,7 @@ class OrtCpuRuntime:
                 f"a cache needs batch_size >= 1 and capacity in 1…{self.config.context_length}, "
                 f"got {batch_size} and {capacity}"
             )
-        return OrtCpuCache(self.config, batch_size, capacity)
+        return OrtCpuCache(self.config, batch_size, capacity, self._cache_dtype)
 
     def step(
         self,
