@@ -59,8 +59,22 @@ class Damage:
         }
 
 
-def measure_damage(candidate: Runtime, reference: Runtime, tokenizer: Tokenizer, documents: Sequence[str]) -> Damage:
+def measure_damage(
+    candidate: Runtime,
+    reference: Runtime,
+    tokenizer: Tokenizer,
+    documents: Sequence[str],
+    *,
+    max_tokens: int | None = None,
+) -> Damage:
     """Compare two runtimes on `documents`, token by token.
+
+    Args:
+        candidate: the quantized model.
+        reference: the float model.
+        tokenizer: of both.
+        documents: texts, each read by itself.
+        max_tokens: begin no further text once so many tokens were predicted; None reads all.
 
     Raises:
         NumericsError: a logit is NaN or infinite.
@@ -68,6 +82,8 @@ def measure_damage(candidate: Runtime, reference: Runtime, tokenizer: Tokenizer,
     count = agreed = 0
     nll = reference_nll = total_kl = max_kl = max_abs_error = 0.0
     for text in documents:
+        if max_tokens is not None and count >= max_tokens:
+            break
         token_ids = document_ids(tokenizer, text)
         steps = zip(teacher_forced(candidate, token_ids), teacher_forced(reference, token_ids), strict=True)
         for (targets, actual), (_, expected) in steps:

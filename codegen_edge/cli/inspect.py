@@ -20,6 +20,7 @@ def inspect(bundle: Path, as_json: bool) -> None:
 
     from codegen_edge.bundle import open_bundle
     from codegen_edge.cli.console import stdout
+    from codegen_edge.cli.quantize import damage_line, quantization_report, tensor_table
 
     opened = open_bundle(bundle)
     manifest = opened.manifest
@@ -41,7 +42,12 @@ def inspect(bundle: Path, as_json: bool) -> None:
         facts.add_row("put right", sentence)
     facts.add_row("tools", ", ".join(f"{name} {version}" for name, version in manifest.tools.items()))
     facts.add_row("verdict", _verdict(manifest.parity))
+    report = quantization_report(opened)
+    if report is not None:
+        facts.add_row("quantized", damage_line(report["damage"]))
     stdout.print(facts)
+    if report is not None:
+        stdout.print(tensor_table(report))
     files = Table("file", "bytes", "sha256")
     for name, record in manifest.files.items():
         files.add_row(name, f"{record.size_bytes:,}", record.sha256[:16] + "…")

@@ -10,6 +10,8 @@ import click
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from codegen_edge.bundle import Bundle
+
 _SCHEMES = ("int8", "int4", "int8-dynamic", "fp16")
 _METHODS = ("round", "search", "gptq")
 
@@ -28,7 +30,13 @@ _METHODS = ("round", "search", "gptq")
     multiple=True,
     help="UTF-8 file to calibrate with; may be given several times.  [default: programs that ship]",
 )
-@click.option("--no-measure", is_flag=True, help="Do not compare with BUNDLE on the held-out text.")
+@click.option(
+    "--measure-tokens",
+    type=click.IntRange(min=0),
+    default=16_384,
+    show_default=True,
+    help="Held-out tokens to compare with BUNDLE on; 0 does not compare.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is there, once the new one is whole.")
 def quantize(
     bundle: Path,
@@ -39,14 +47,14 @@ def quantize(
     method: str | None,
     kv_cache: Any,
     calibration: tuple[Path, ...],
-    no_measure: bool,
+    measure_tokens: int,
     overwrite: bool,
 ) -> None:
     """Quantize BUNDLE to OUT and measure what that did: KL, top-1 agreement, perplexity.
 
     codegen-edge quantize my-bundle my-int8-bundle --scheme int8
     """
-    from codegen_edge.bundle import Bundle, open_bundle
+    from codegen_edge.bundle import open_bundle
     from codegen_edge.cli.extras import require_quantize_extra
     from codegen_edge.cli.texts import read_text
     from codegen_edge.storage import check_target
@@ -85,7 +93,8 @@ def quantize(
         runtimes = [open_runtime("cpu", each) for each in (candidate, opened)]
         try:
             held_out = [file.text for file in load_corpus("held-out")]
-            return measure_damage(runtimes[0], runtimes[1], tokenizer, held_out).to_dict()
+            damage = measure_damage(runtimes[0], runtimes[1], tokenizer, held_out, max_tokens=measure_tokens)
+            return damage.to_dict()
         finally:
             for runtime in runtimes:
                 runtime.close()
@@ -98,7 +107,7 @@ def quantize(
             out,
             options,
             calibration_documents=documents,
-            measure=None if no_measure else measure,
+            measure=measure if measure_tokens else None,
             on_progress=lambda done, total: progress.update(
                 weights, description="weights", completed=done, total=total
             ),
@@ -145,3 +154,12 @@ def damage_line(damage: dict[str, Any] | None) -> str:
         f"perplexity {damage['perplexity']:.3f} against {damage['reference_perplexity']:.3f} "
         f"({damage['perplexity_loss']:+.2%}), KL {damage['mean_kl']:.1e}, top-1 {damage['top1_agreement']:.2%}"
     )
+
+
+def quantization_report(bundle: Bundle) -> dict[str, Any] | None:
+    """The report in a quantized bundle, None in a float one."""
+    from codegen_edge.errors import BundleError
+    from codegen_edge.model_config import read_json_object
+
+    path = bundle.path / "quantization_report.json"
+    return read_json_object(path, BundleError) if path.name in bundle.manifest.files else None

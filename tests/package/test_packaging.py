@@ -27,3 +27,12 @@ def test_base_needs_no_torch_and_every_extra_is_there() -> None:
     base = {requirement.split(">")[0] for requirement in PROJECT["project"]["dependencies"]}
     assert base == {"numpy", "click", "rich", "tokenizers"}
     assert {"cpu", "cuda", "export", "tensorrt", "optimum", "dev"} <= PROJECT["project"]["optional-dependencies"].keys()
+
+
+def test_every_file_of_the_shipped_checkpoint_ships() -> None:
+    room = REPOSITORY / "checkpoints"
+    patterns = PROJECT["tool"]["setuptools"]["package-data"]["codegen_edge.checkpoints"]
+    matched = {path for pattern in patterns for path in room.glob(pattern)}
+    data = {path for path in room.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
+    assert data == matched
+    assert len(data) > 10

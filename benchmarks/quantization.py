@@ -1,0 +1,181 @@
+"""What every scheme costs and gains: python -m benchmarks.quantization [quality] [speed].
+
+Quality is measured on the trained checkpoint that ships, over its whole held-out sample; speed on the 350M shape with
+random weights, whose kernels do not know the difference. Ratios are within one run of one process.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+from benchmarks.machine import describe_machine
+from benchmarks.random_checkpoint import TEXTS
+from codegen_edge.bundle import Bundle
+from codegen_edge.checkpoints.corpora import load_corpus
+from codegen_edge.evaluation.damage import measure_damage
+from codegen_edge.evaluation.perplexity import document_ids
+from codegen_edge.exporter import export_checkpoint, locate_checkpoint
+from codegen_edge.exporter.random_checkpoint import SHAPES, write_random_checkpoint
+from codegen_edge.quantization import QuantizeOptions, quantize_bundle
+from codegen_edge.runtimes import Runtime, open_runtime
+from codegen_edge.tokenizer import Tokenizer
+
+RESULT = Path(__file__).parent / "results" / "quantization.json"
+CHECKPOINT = "codegen-5M-mono"
+PROMPT_TOKENS, DECODE_TOKENS = 128, 64
+LONG_PAST = 1900
+ROUNDS = 3  # of all variants in turn: what the machine does meanwhile hits all of them
+
+QUALITY: dict[str, dict[str, Any]] = {
+    "fp16": {"scheme": "fp16"},
+    "int8": {"scheme": "int8"},
+    "int8, int8 KV cache": {"scheme": "int8", "kv_cache": "int8"},
+    "int8-dynamic": {"scheme": "int8-dynamic"},
+    "int4 (default)": {"scheme": "int4"},
+    "int4, plain rounding": {"scheme": "int4", "method": "round"},
+    "int4, scale search": {"scheme": "int4", "method": "search"},
+    "int4, asymmetric": {"scheme": "int4", "is_symmetric": False},
+    "int4, blocks of 32": {"scheme": "int4", "block_size": 32},
+    "int4, blocks of 128": {"scheme": "int4", "block_size": 128},
+    "int4, blocks of 32, plain rounding": {"scheme": "int4", "block_size": 32, "method": "round"},
+}
+SPEED: dict[str, dict[str, Any] | None] = {
+    "fp32": None,
+    "int8": {"scheme": "int8"},
+    "int8-dynamic": {"scheme": "int8-dynamic"},
+    "int4 (default)": {"scheme": "int4", "method": "round"},  # the codes' values are no matter
+    "int4, blocks of 128": {"scheme": "int4", "method": "round", "block_size": 128},
+    "int8, int8 KV cache": {"scheme": "int8", "kv_cache": "int8"},
+}
+
+
+def calibration_ids(bundle: Bundle) -> list[Any]:
+    """The calibration programs that ship, in the bundle's tokens."""
+    tokenizer = Tokenizer(bundle.tokenizer_path)
+    return [document_ids(tokenizer, file.text) for file in load_corpus("calibration")]
+
+
+def measure_quality(folder: Path) -> list[dict[str, Any]]:
+    """Quantize the trained checkpoint in every way and compare with its float32 bundle."""
+    float_bundle = export_checkpoint(locate_checkpoint(CHECKPOINT), folder / "fp32")
+    tokenizer = Tokenizer(float_bundle.tokenizer_path)
+    held_out = [file.text for file in load_corpus("held-out")]
+    calibration = calibration_ids(float_bundle)
+    reference = open_runtime("cpu", float_bundle)
+    rows = []
+    for name, options in QUALITY.items():
+        started = time.perf_counter()
+        bundle, report = quantize_bundle(
+            float_bundle,
+            folder / "quantized",
+            QuantizeOptions(**options, overwrite=True),
+            calibration_documents=calibration,
+        )
+        seconds = time.perf_counter() - started
+        candidate = open_runtime("cpu", bundle)
+        damage = measure_damage(candidate, reference, tokenizer, held_out)
+        candidate.close()
+        row = {"variant": name, **damage.to_dict(), **sizes(bundle, float_bundle), "seconds": round(seconds, 1)}
+        row["mean_relative_error"] = float(np.mean([tensor.relative_error for tensor in report.tensors]))
+        rows.append(row)
+        click.echo(
+            f"{name}: perplexity {damage.perplexity_loss:+.3%}, KL {damage.mean_kl:.2e}, top-1 "
+            f"{damage.top1_agreement:.2%}, {row['size_ratio']:.3f} of the bytes, {seconds:.0f} s"
+        )
+    return rows
+
+
+def sizes(bundle: Bundle, float_bundle: Bundle) -> dict[str, Any]:
+    """Bytes of graph and weights, and their share of the float32 ones."""
+
+    def size_bytes(each: Bundle) -> int:
+        return sum(record.size_bytes for name, record in each.manifest.files.items() if name.startswith("onnx/"))
+
+    return {"size_bytes": size_bytes(bundle), "size_ratio": size_bytes(bundle) / size_bytes(float_bundle)}
+
+
+def measure_speed(folder: Path) -> list[dict[str, Any]]:
+    """Prefill, decode, and decode behind a long past, of every variant of the 350M shape."""
+    write_random_checkpoint(folder / "checkpoint", SHAPES["350M"], texts=TEXTS)
+    float_bundle = export_checkpoint(locate_checkpoint(str(folder / "checkpoint")), folder / "350M-fp32")
+    bundles = {}
+    for number, (name, options) in enumerate(SPEED.items()):
+        if options is None:
+            bundles[name] = float_bundle
+            continue
+        calibration = [np.random.default_rng(0).integers(0, 1000, 256)]
+        bundles[name], _ = quantize_bundle(
+            float_bundle, folder / f"350M-{number}", QuantizeOptions(**options), calibration_documents=calibration
+        )
+    timings: dict[str, list[dict[str, float]]] = {name: [] for name in bundles}
+    for _ in range(ROUNDS):
+        for name, bundle in bundles.items():
+            runtime = open_runtime("cpu", bundle)
+            timings[name].append(time_runtime(runtime))
+            runtime.close()
+            del runtime
+            gc.collect()
+            click.echo(f"{name}: {timings[name][-1]}")
+    best = {name: {key: min(each[key] for each in runs) for key in runs[0]} for name, runs in timings.items()}
+    return [
+        {
+            "variant": name,
+            **{key: round(value, 3) for key, value in times.items()},
+            "decode_tokens_per_second": round(1000 / times["decode_ms"], 1),
+            **{
+                f"{key.removesuffix('_ms')}_speedup": round(best["fp32"][key] / value, 3)
+                for key, value in times.items()
+            },
+            **sizes(bundles[name], float_bundle),
+        }
+        for name, times in best.items()
+    ]
+
+
+def time_runtime(runtime: Runtime) -> dict[str, float]:
+    """Milliseconds: of a prefill, and medians of decode steps after a short and after a long past."""
+    ids = np.random.default_rng(0).integers(0, 1000, (1, LONG_PAST))
+    prefill = median_ms(3, lambda: runtime.step(ids[:, :PROMPT_TOKENS], runtime.new_cache(1, 2048)))
+    cache = runtime.new_cache(1, 2048)
+    runtime.step(ids[:, :PROMPT_TOKENS], cache)
+    decode = median_ms(DECODE_TOKENS, lambda: runtime.step(ids[:, :1], cache))
+    for start in range(int(cache.lengths[0]), LONG_PAST, 512):
+        runtime.step(ids[:, start : start + 512], cache)
+    long_decode = median_ms(DECODE_TOKENS, lambda: runtime.step(ids[:, :1], cache))
+    return {"prefill_ms": prefill, "decode_ms": decode, "long_decode_ms": long_decode}
+
+
+def median_ms(count: int, work: Callable[[], object]) -> float:
+    """The median of `count` runs after one to warm up."""
+    work()
+    times = []
+    for _ in range(count):
+        started = time.perf_counter()
+        work()
+        times.append(1000 * (time.perf_counter() - started))
+    return float(np.median(times))
+
+
+@click.command()
+@click.argument("parts", type=click.Choice(["quality", "speed"]), nargs=-1)
+def main(parts: tuple[str, ...]) -> None:
+    """Write benchmarks/results/quantization.json, or the given parts of it."""
+    result = json.loads(RESULT.read_text()) if RESULT.is_file() else {}
+    measures = {"quality": measure_quality, "speed": measure_speed}
+    with tempfile.TemporaryDirectory(dir=Path(__file__).parent.parent, prefix=".demo-") as folder:
+        for part in parts or measures:
+            result[part] = {"machine": describe_machine(), "variants": measures[part](Path(folder))}
+            RESULT.write_text(json.dumps(result, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
