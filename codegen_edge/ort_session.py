@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from codegen_edge.errors import BundleError, InvalidInputError, RuntimeUnavailableError
 
@@ -33,13 +37,20 @@ def default_threads() -> int:
     return os.cpu_count() or 1
 
 
-def open_session(model: Path | bytes, threads: int | None, *, weights_folder: Path | None = None) -> Any:
+def open_session(
+    model: Path | bytes,
+    threads: int | None,
+    *,
+    weights_folder: Path | None = None,
+    weights: Mapping[str, NDArray[np.float32]] | None = None,
+) -> Any:
     """Open a graph on the CPU provider and prove that it is there.
 
     Args:
         model: the graph's file, or its bytes.
         threads: CPU threads; None takes all that this process may use.
         weights_folder: where the data file of a graph given as bytes lies.
+        weights: float weights to compute with instead of the graph's own, by name.
 
     Raises:
         InvalidInputError: `threads` is below 1 or absurdly many.
@@ -56,6 +67,9 @@ def open_session(model: Path | bytes, threads: int | None, *, weights_folder: Pa
     options.log_severity_level = 4  # errors are raised; they need not be logged as well
     if weights_folder is not None:
         options.add_session_config_entry(_WEIGHTS_FOLDER, str(weights_folder))
+    replaced = {name: ort.OrtValue.ortvalue_from_numpy(weight) for name, weight in (weights or {}).items()}
+    if replaced:
+        options.add_external_initializers(list(replaced), list(replaced.values()))
     source = model if isinstance(model, bytes) else str(model)
     shown = weights_folder if isinstance(model, bytes) else model
     try:

@@ -42,6 +42,7 @@ class QuantizeOptions:
         block_size: weights of a row that share a scale; None takes the scheme's own.
         is_symmetric: False stores a zero point a block; None takes the scheme's own.
         method: how int4 codes are chosen: "round", "search" or "gptq".
+        kept_at_8_bits: names of matrices that int4 keeps at 8 bits.
         kv_cache: "fp32", or "int8" for a cache of a quarter of the size.
         overwrite: whether a bundle that is there may be replaced.
     """
@@ -50,6 +51,7 @@ class QuantizeOptions:
     block_size: int | None = None
     is_symmetric: bool | None = None
     method: str = DEFAULT_METHOD
+    kept_at_8_bits: frozenset[str] = frozenset()
     kv_cache: contract.KVPrecision = "fp32"
     overwrite: bool = False
 
@@ -77,7 +79,12 @@ class QuantizeOptions:
 
     def scheme_options(self) -> SchemeOptions:
         """For the scheme, without calibration yet."""
-        return SchemeOptions(block_size=self.block_size, is_symmetric=self.is_symmetric, method=self.method)
+        return SchemeOptions(
+            block_size=self.block_size,
+            is_symmetric=self.is_symmetric,
+            method=self.method,
+            kept_at_8_bits=self.kept_at_8_bits,
+        )
 
 
 def quantize_bundle(
@@ -87,6 +94,7 @@ def quantize_bundle(
     *,
     calibration_documents: Sequence[NDArray[np.int64]] = (),
     measure: Measure | None = None,
+    budget: dict[str, Any] | None = None,
     on_progress: Progress | None = None,
 ) -> tuple[Bundle, QuantizationReport]:
     """Quantize a float32 bundle.
@@ -100,6 +108,7 @@ def quantize_bundle(
         options: how.
         calibration_documents: token ids of texts for a calibrated method, `<|endoftext|>` first.
         measure: compares the new bundle with `bundle` before it appears; it may raise to refuse it.
+        budget: for the report: how `kept_at_8_bits` came to be.
         on_progress: called with the bytes of weights that are written, and the bytes in all.
 
     Returns:
@@ -132,7 +141,9 @@ def quantize_bundle(
             write_graph(model, stage)
             manifest = _manifest(bundle, stage, options, {contract.WEIGHTS_FILE: weights})
             (stage / MANIFEST_FILE).write_bytes(manifest.to_json())
-        report = QuantizationReport(scheme=options.scheme, options=_told(options), tensors=tuple(tensors))
+        report = QuantizationReport(
+            scheme=options.scheme, options=_told(options), tensors=tuple(tensors), budget=budget
+        )
         if measure is not None:
             report = replace(report, damage=measure(Bundle(stage, manifest)))
         with storage_errors(Path(out)):
@@ -166,6 +177,7 @@ def _manifest(bundle: Bundle, stage: Path, options: QuantizeOptions, known: dict
 def _told(options: QuantizeOptions) -> dict[str, Any]:
     return {
         "kv_cache": options.kv_cache,
+        "kept_at_8_bits": sorted(options.kept_at_8_bits),
         "block_size": options.block_size,
         "is_symmetric": options.is_symmetric,
         "method": options.method if options.scheme == "int4" else "round",

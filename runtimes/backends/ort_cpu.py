@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from itertools import product
 from typing import Any
 
@@ -89,15 +90,26 @@ class OrtCpuRuntime:
     A step is one run of the graph when every row gets one token, or when no row has a past and all rows get
     equally many. Otherwise rows are run one by one: GroupQueryAttention takes several tokens onto a past at
     batch 1 only, and ragged prompts would pay for their padding.
+
+    Args:
+        bundle: text-generation.
+        threads: CPU threads; None takes all that this process may use.
+        weights: float weights to compute with instead of the bundle's own, by name.
     """
 
     name = "cpu"
 
-    def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        threads: int | None = None,
+        weights: Mapping[str, NDArray[np.float32]] | None = None,
+    ) -> None:
         bundle.require_task("text-generation")
         self.config = bundle.manifest.model
         self._cache_dtype = _CACHE_DTYPES[bundle.manifest.kv_cache]
-        self._session = open_session(bundle.model_path, threads)
+        self._session = open_session(bundle.model_path, threads, weights=weights)
         self._check_graph(bundle)
 
     def _check_graph(self, bundle: Bundle) -> None:
