@@ -23,8 +23,9 @@ from codegen_edge.storage import MANIFEST_FILE, staged_folder, storage_errors
 
 _TOOLS = ("codegen-edge", "torch", "transformers", "onnx-ir", "onnxscript", "onnx", "tokenizers")
 
-Prove = Callable[[Bundle, Checkpoint], dict[str, Any]]
-"""Compares a finished but unpublished bundle with its checkpoint; gives the verdict or raises ParityError."""
+Prove = Callable[[Bundle, Checkpoint], dict[str, Any] | None]
+"""Compares a finished but unpublished bundle with its checkpoint; gives the verdict or raises ParityError. None where
+a verdict means nothing: a quantized bundle is not meant to be equal."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +52,7 @@ def export_checkpoint(
     *,
     rewrite: RewriteGraph | None = None,
     prove: Prove | None = None,
+    report: Callable[[], dict[str, bytes]] | None = None,
     on_progress: Progress | None = None,
 ) -> Bundle:
     """Export a checkpoint to a bundle.
@@ -64,6 +66,7 @@ def export_checkpoint(
         options: what to export.
         rewrite: quantizes the graph; its weights are quantized as they are streamed.
         prove: compares the bundle with the checkpoint before it appears; None leaves it unproved.
+        report: asked at the end, after `prove`, for files that the bundle is to hold beside its own, by name.
         on_progress: called with the bytes of weights that are written, and the bytes in all.
 
     Returns:
@@ -90,8 +93,11 @@ def export_checkpoint(
             manifest = _write_the_rest(stage, checkpoint, graph.model, options, source, weights)
         if prove is not None:
             manifest = replace(manifest, parity=prove(Bundle(stage, manifest), checkpoint))
-            with storage_errors(Path(out)):
-                (stage / MANIFEST_FILE).write_bytes(manifest.to_json())
+        with storage_errors(Path(out)):
+            for name, content in (report() if report else {}).items():
+                (stage / name).write_bytes(content)
+            manifest = replace(manifest, files=records_of(stage, manifest.files))
+            (stage / MANIFEST_FILE).write_bytes(manifest.to_json())
     return open_bundle(out, check="size")
 
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from codegen_edge.bundle import Bundle
+    from codegen_edge.quantization import QuantizationReport, QuantizeOptions
 
 _SCHEMES = ("int8", "int4", "int8-dynamic", "fp16")
 _METHODS = ("round", "search", "gptq")
@@ -30,6 +31,7 @@ _METHODS = ("round", "search", "gptq")
     multiple=True,
     help="UTF-8 file to calibrate with; may be given several times.  [default: programs that ship]",
 )
+@click.option("--budget-kl", type=float, help="Keep matrices of int4 at 8 bits until the mean KL is below this.")
 @click.option(
     "--measure-tokens",
     type=click.IntRange(min=0),
@@ -41,14 +43,12 @@ _METHODS = ("round", "search", "gptq")
 def quantize(
     bundle: Path,
     out: Path,
-    scheme: str,
-    block_size: int | None,
     asymmetric: bool,
     method: str | None,
-    kv_cache: Any,
     calibration: tuple[Path, ...],
+    budget_kl: float | None,
     measure_tokens: int,
-    overwrite: bool,
+    **options: Any,
 ) -> None:
     """Quantize BUNDLE to OUT and measure what that did: KL, top-1 agreement, perplexity.
 
@@ -57,64 +57,94 @@ def quantize(
     from codegen_edge.bundle import open_bundle
     from codegen_edge.cli.extras import require_quantize_extra
     from codegen_edge.cli.texts import read_text
+    from codegen_edge.errors import InvalidInputError
     from codegen_edge.storage import check_target
 
-    check_target(out, overwrite=overwrite)
+    check_target(out, overwrite=options["overwrite"])
     texts = [read_text(path) for path in calibration]
+    if budget_kl is not None and not measure_tokens:
+        raise InvalidInputError("a budget is measured: --budget-kl needs --measure-tokens above 0")
     opened = open_bundle(bundle)
     require_quantize_extra()
+    from codegen_edge.checkpoints.corpora import load_corpus
+    from codegen_edge.cli.console import stderr, stdout
+    from codegen_edge.quantization import QuantizeOptions
+    from codegen_edge.quantization.quantize import DEFAULT_METHOD
+
+    quantized, report = _quantize(
+        opened,
+        out,
+        QuantizeOptions(is_symmetric=False if asymmetric else None, method=method or DEFAULT_METHOD, **options),
+        texts or [file.text for file in load_corpus("calibration")],
+        budget_kl,
+        measure_tokens,
+    )
+    fields = report.to_dict()
+    stderr.print(tensor_table(fields))
+    if report.budget is not None:
+        stderr.print(budget_line(report.budget))
+    share = quantized.size_bytes / opened.size_bytes
+    stdout.print(f"{out}: {quantized.size_bytes / 1e6:.1f} MB ({share:.1%} of {bundle}), {damage_line(report.damage)}")
+
+
+def _quantize(
+    bundle: Bundle, out: Path, options: QuantizeOptions, texts: list[str], budget_kl: float | None, measure_tokens: int
+) -> tuple[Bundle, QuantizationReport]:
+    """Quantize with progress shown, and measure on held-out text."""
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
     from codegen_edge.checkpoints.corpora import load_corpus
-    from codegen_edge.cli.console import stderr, stdout
-    from codegen_edge.evaluation.damage import measure_damage
+    from codegen_edge.cli.console import stderr
+    from codegen_edge.evaluation.budget import quantize_within_budget
+    from codegen_edge.evaluation.damage import Damage, measure_damage
     from codegen_edge.evaluation.perplexity import document_ids
-    from codegen_edge.quantization import QuantizeOptions, quantize_bundle
-    from codegen_edge.quantization.quantize import DEFAULT_METHOD
+    from codegen_edge.quantization import quantize_bundle
     from codegen_edge.runtimes import open_runtime
     from codegen_edge.tokenizer import Tokenizer
 
-    options = QuantizeOptions(
-        scheme=scheme,
-        block_size=block_size,
-        is_symmetric=False if asymmetric else None,
-        method=method or DEFAULT_METHOD,
-        kv_cache=kv_cache,
-        overwrite=overwrite,
-    )
-    tokenizer = Tokenizer(opened.tokenizer_path)
-    documents = []
-    if options.needs_calibration:
-        texts = texts or [file.text for file in load_corpus("calibration")]
-        documents = [document_ids(tokenizer, text) for text in texts]
+    tokenizer = Tokenizer(bundle.tokenizer_path)
+    held_out = [file.text for file in load_corpus("held-out")]
 
-    def measure(candidate: Bundle) -> dict[str, Any]:
-        progress.update(weights, description="measuring on the held-out text", total=None)
-        runtimes = [open_runtime("cpu", each) for each in (candidate, opened)]
+    def measure(candidate: Bundle) -> Damage:
+        progress.update(task, description="measuring on the held-out text", total=None)
+        runtimes = [open_runtime("cpu", each) for each in (candidate, bundle)]
         try:
-            held_out = [file.text for file in load_corpus("held-out")]
-            damage = measure_damage(runtimes[0], runtimes[1], tokenizer, held_out, max_tokens=measure_tokens)
-            return damage.to_dict()
+            return measure_damage(runtimes[0], runtimes[1], tokenizer, held_out, max_tokens=measure_tokens)
         finally:
             for runtime in runtimes:
                 runtime.close()
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=stderr, transient=True) as progress:
-        weights = progress.add_task("reading", total=None)
-        quantized, report = quantize_bundle(
-            opened,
+        task = progress.add_task("reading", total=None)
+        if budget_kl is not None:
+            return quantize_within_budget(
+                bundle,
+                out,
+                options,
+                budget_kl,
+                calibration_texts=texts,
+                measure=measure,
+                on_stage=lambda stage: progress.update(task, description=stage),
+            )
+        needs_text = options.needs_calibration
+        return quantize_bundle(
+            bundle,
             out,
             options,
-            calibration_documents=documents,
-            measure=measure if measure_tokens else None,
-            on_progress=lambda done, total: progress.update(
-                weights, description="weights", completed=done, total=total
-            ),
+            calibration_documents=[document_ids(tokenizer, text) for text in texts] if needs_text else [],
+            measure=(lambda candidate: measure(candidate).to_dict()) if measure_tokens else None,
+            on_progress=lambda done, total: progress.update(task, description="weights", completed=done, total=total),
         )
-    stderr.print(tensor_table(report.to_dict()))
-    share = quantized.size_bytes / opened.size_bytes
-    stdout.print(f"{out}: {quantized.size_bytes / 1e6:.1f} MB ({share:.1%} of {bundle}), {damage_line(report.damage)}")
+
+
+def budget_line(budget: dict[str, Any]) -> str:
+    """What a budget kept at 8 bits, and why, in a sentence."""
+    kept = budget["kept_at_8_bits"]
+    worth = {each["name"]: each["mean_kl"] for each in budget["sensitivities"]}
+    named = ", ".join(f"{name.removesuffix('.weight')} (alone: KL {worth[name]:.1e})" for name in kept) or "none"
+    reached = f"KL {budget['reached_kl']:.1e} of {budget['budget_kl']:.1e} allowed"
+    return f"kept at 8 bits, {len(kept)} of {len(worth)} matrices, by divergence saved for a byte: {named}; {reached}"
 
 
 def tensor_table(report: dict[str, Any]) -> Table:

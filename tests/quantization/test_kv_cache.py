@@ -106,7 +106,6 @@ def test_second_moment_is_that_of_the_inputs(tiny_bundle: Bundle) -> None:
     assert calibration.second_moment("transformer.wte.weight") is None
     assert calibration.num_tokens == 240
     np.testing.assert_array_equal(moments["attn.qkv_proj"], moments["mlp.fc_in"])  # one input feeds both
-    # After LayerNorm without scale and shift the mean square of a row is 1.
     assert moments["mlp.fc_out"] is not None
     assert moments["mlp.fc_out"].shape == (256, 256)
     eigenvalues = np.linalg.eigvalsh(moments["mlp.fc_out"].astype(np.float64))

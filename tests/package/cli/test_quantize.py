@@ -79,3 +79,34 @@ def test_schemes_and_methods_of_the_command_are_those_of_the_registries() -> Non
 
     assert tuple(SCHEMES) == _SCHEMES
     assert tuple(METHODS) == _METHODS
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp16"])
+def test_export_in_another_precision_measures_against_the_reference(
+    precision: str, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    outcome = run("export", tiny_checkpoint, tmp_path / "out", "--precision", precision)
+    assert outcome.exit_code == 0, outcome.output
+    bundle = open_bundle(tmp_path / "out")
+    assert bundle.manifest.precision == precision
+    assert bundle.manifest.parity is None
+    damage = json.loads((bundle.path / "quantization_report.json").read_text())["damage"]
+    assert damage["top1_agreement"] > 0.9
+    assert f"top-1 {damage['top1_agreement']:.2%}" in outcome.stdout
+
+
+def test_export_of_features_in_another_precision_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    outcome = run("export", tiny_checkpoint, tmp_path / "out", "--precision", "int8", "--task", "feature-extraction")
+    assert isinstance(outcome.exception, InvalidInputError)
+    assert "in fp32 only" in str(outcome.exception)
+    assert not (tmp_path / "out").exists()
+
+
+def test_budget_is_chosen_and_told(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    arguments = ["quantize", tiny_bundle.path, tmp_path / "out", "--scheme", "int4", "--method", "search"]
+    outcome = run(*arguments, "--budget-kl", 0.05, "--measure-tokens", 300)
+    assert outcome.exit_code == 0, outcome.output
+    assert "kept at 8 bits" in outcome.stderr
+    assert "5.0e-02 allowed" in " ".join(outcome.stderr.split())
+    refused = run(*arguments[:2], tmp_path / "other", *arguments[3:], "--budget-kl", 0.05, "--measure-tokens", 0)
+    assert isinstance(refused.exception, InvalidInputError)
