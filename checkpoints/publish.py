@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from tokenizers import Tokenizer
 
 from codegen_edge.checkpoints.corpora import CORPORA, corpus_lines, sample
@@ -85,7 +85,7 @@ def write_checkpoint(trainer: Trainer, tokenizer: Tokenizer, out: Path) -> None:
     generation = {"bos_token_id": trainer.end_of_text_id, "eos_token_id": trainer.end_of_text_id}
     (out / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
     weights = {name: tensor.to(torch.float16).contiguous() for name, tensor in trainer.model.state_dict().items()}
-    save_file(weights, out / "model.safetensors", metadata={"format": "pt"})
+    (out / "model.safetensors").write_bytes(save(weights, metadata={"format": "pt"}))
     write_tokenizer(out, tokenizer)
 
 
