@@ -17,8 +17,8 @@ FOLDER = Path(__file__).resolve().parent / "corpora"
 
 # Calibration looks at text, as choosing settings does: its files come from what training was watched with.
 SPLIT_OF: dict[CorpusName, Split] = {"held-out": "held-out", "calibration": "validation"}
-_SAMPLE_BYTES = 128 * 1024
-_LARGEST_FILE_BYTES = 12 * 1024  # so that a sample holds many programs
+_SAMPLE_BYTES = 256 * 1024
+_LARGEST_FILE_BYTES = 64 * 1024  # so that no program is more than a quarter of a sample
 
 
 def load_corpus(name: CorpusName, folder: Path = FOLDER) -> list[SourceFile]:
@@ -39,7 +39,7 @@ def load_corpus(name: CorpusName, folder: Path = FOLDER) -> list[SourceFile]:
 
 
 def sample(files: list[SourceFile], name: CorpusName) -> list[SourceFile]:
-    """Small programs of the corpus's split in the order of their hashes, which is no order of theirs, some 128 KiB.
+    """Programs of the corpus's split in the order of their hashes, which is no order of theirs, some 256 KiB.
 
     Files in another encoding than UTF-8 or with other line ends are passed over: their text alone has not their hash.
     """

@@ -75,12 +75,12 @@ def test_sample_round_trips_and_holds_files_of_its_split_only(name: str, library
 def test_sample_is_bounded(tmp_path: Path) -> None:
     files = []
     for number in range(3000):
-        text = f"# {number}\n" + "x = 1\n" * (500 if number % 2 else 5000)
+        text = f"# {number}\n" + "x = 1\n" * (500 if number % 2 else 20_000)
         files.append(SourceFile(f"{number}.py", hashlib.sha256(text.encode()).hexdigest(), text))
     chosen = sample(files, "held-out")
     sizes = [len(file.text.encode()) for file in chosen]
-    assert 128 * 1024 <= sum(sizes) < 140 * 1024
-    assert max(sizes) <= 12 * 1024
+    assert 256 * 1024 <= sum(sizes) < 260 * 1024
+    assert max(sizes) <= 64 * 1024
 
 
 def test_altered_corpus_is_refused(library: Path, tmp_path: Path) -> None:
