@@ -19,7 +19,7 @@ PROMPTS = (
     "class Stack:\n    def __init__(self):\n        ",
     "import os\nimport sys\n\ndef main(",
 )
-_SAMPLING = ("--temperature", "0.6", "--top-p", "0.95", "--seed", "1")
+_SAMPLING = ("--temperature", "0.2", "--top-p", "0.95", "--seed", "1")  # CodeGen's own sampling (sample.py)
 _TIMED_TOKENS = 256
 
 

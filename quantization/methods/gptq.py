@@ -27,7 +27,7 @@ def quantize(weights: Floats, grid: Grid, second_moment: NDArray[np.float32] | N
     remaining = np.pad(weights, ((0, 0), (0, padding))).astype(np.float32)
     moment = np.pad(second_moment.astype(np.float64), ((0, padding), (0, padding)))
     corrections = _corrections(moment)
-    importance = np.maximum(np.diagonal(moment), 0).astype(np.float32)
+    importance = _importance(moment)
     blocks = grid.num_blocks(columns)
     codes = np.empty((rows, blocks, grid.block_size), np.uint8)
     scales = np.empty((rows, blocks), np.float32)
@@ -35,7 +35,7 @@ def quantize(weights: Floats, grid: Grid, second_moment: NDArray[np.float32] | N
     for block in range(blocks):
         first, last = block * grid.block_size, (block + 1) * grid.block_size
         current = remaining[:, first:last]
-        scale, zero = best_scales(current, grid, _usable(importance[first:last]))
+        scale, zero = best_scales(current, grid, importance[first:last])
         errors = np.empty_like(current)
         for column in range(grid.block_size):
             values = current[:, column]
@@ -68,5 +68,8 @@ def _corrections(moment: NDArray[np.float64]) -> Floats:
     return np.ascontiguousarray(lower.T, dtype=np.float32)
 
 
-def _usable(importance: Floats) -> Floats | None:
-    return importance if importance.any() else None
+def _importance(moment: NDArray[np.float64]) -> Floats:
+    """[K] how much an error in a column counts when scales are chosen; never nothing, what was not seen may come."""
+    diagonal = np.maximum(np.diagonal(moment), 0)
+    mean = float(diagonal.mean())
+    return (diagonal / mean + _DAMPING).astype(np.float32) if mean else np.ones(len(moment), np.float32)

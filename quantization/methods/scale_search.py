@@ -57,7 +57,16 @@ def _quantize_rows(
 
 
 def best_scales(blocks: Floats, grid: Grid, importance: Floats | None = None) -> tuple[Floats, Floats | float]:
-    """Scales and zero points [...] of least (weighted) squared error for `blocks` [..., block_size]."""
+    """Scales and zero points [...] of least (weighted) squared error for `blocks` [..., block_size].
+
+    Blocks are searched at a magnitude of 1, so that no square leaves float32's range.
+    """
+    magnitude = usable(np.abs(blocks).max(axis=-1))
+    scales, zero_points = _best_scales(blocks / magnitude[..., None], grid, importance)
+    return usable(scales * magnitude), zero_points
+
+
+def _best_scales(blocks: Floats, grid: Grid, importance: Floats | None) -> tuple[Floats, Floats | float]:
     scales, zero_points = plain_scales(blocks, grid)
     error = _error(blocks, scales, zero_points, grid, importance)
     best_scale, best_zero, best_error = scales, zero_points, error

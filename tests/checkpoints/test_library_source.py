@@ -74,7 +74,7 @@ def test_sample_round_trips_and_holds_files_of_its_split_only(name: str, library
 
 def test_sample_is_bounded(tmp_path: Path) -> None:
     files = []
-    for number in range(3000):
+    for number in range(8000):
         text = f"# {number}\n" + "x = 1\n" * (500 if number % 2 else 20_000)
         files.append(SourceFile(f"{number}.py", hashlib.sha256(text.encode()).hexdigest(), text))
     chosen = sample(files, "held-out")
