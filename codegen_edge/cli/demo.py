@@ -40,7 +40,8 @@ def demo(folder: Path) -> None:
     bundles = {precision: folder / precision for precision in ("fp32", "int8", "int4")}
     _run("export", CHECKPOINT, str(bundles["fp32"]), "--overwrite")
     for scheme in ("int8", "int4"):
-        _run("quantize", str(bundles["fp32"]), str(bundles[scheme]), "--scheme", scheme, "--overwrite")
+        names = (str(bundles["fp32"]), str(bundles[scheme]))
+        _run("quantize", *names, "--scheme", scheme, "--measure-tokens", "8192", "--overwrite")
     for bundle, prompt in zip(bundles.values(), PROMPTS, strict=True):
         _run("generate", str(bundle), "--prompt", prompt, "--max-new-tokens", "64", *_SAMPLING)
     stdout.print(_table(list(bundles.values())))
