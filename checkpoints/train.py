@@ -6,6 +6,7 @@ Interrupted, the same command goes on where it stopped.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import signal
 import sys
@@ -24,7 +25,7 @@ from codegen_edge.checkpoints.library_source import SourceFile, fingerprint, rea
 from codegen_edge.checkpoints.tokenizer import train_tokenizer
 from codegen_edge.checkpoints.training import Trainer, TrainingSettings, batches, byte_counts, encode, pack
 from codegen_edge.cli.console import stderr
-from codegen_edge.errors import CodegenEdgeError, InvalidInputError, StorageError
+from codegen_edge.errors import CodegenEdgeError, InvalidInputError, RuntimeUnavailableError, StorageError
 from codegen_edge.storage import replace_file
 from codegen_edge.tokenizer import END_OF_TEXT
 
@@ -138,6 +139,8 @@ def main(out: Path | None, work: Path, library: Path | None, threads: int, is_co
     python -m codegen_edge.checkpoints.train
     """
     plan = TrainingSettings(**settings)
+    if importlib.util.find_spec("matplotlib") is None:  # told now, not after an hour
+        raise RuntimeUnavailableError("training draws its loss curve with matplotlib: pip install matplotlib")
     if threads:
         torch.set_num_threads(threads)
     require_writable(work)

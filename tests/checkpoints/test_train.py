@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from codegen_edge.checkpoints import train as train_module
-from codegen_edge.errors import CheckpointError, InvalidInputError, StorageError
+from codegen_edge.errors import CheckpointError, InvalidInputError, RuntimeUnavailableError, StorageError
 from codegen_edge.evaluation.verify import verify_bundle
 from codegen_edge.exporter import export_checkpoint, locate_checkpoint, open_checkpoint
 
@@ -114,6 +114,12 @@ def test_state_of_another_shape_is_one_line_and_exit_2(tmp_path: Path) -> None:
     assert result.returncode == 2
     assert result.stderr.startswith("error: ")
     assert result.stderr.count("\n") == 1
+
+
+def test_missing_matplotlib_is_told_before_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(RuntimeUnavailableError, match="pip install matplotlib"):
+        train(tmp_path)
 
 
 def test_interpreter_without_its_source_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
