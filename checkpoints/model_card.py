@@ -116,8 +116,9 @@ file's content decides its split. Fingerprint of all files: `{record.data_sha256
 {rows}
 
 The validation split was watched while training and is where `corpora/calibration.jsonl` comes from. The held-out
-split was logged, and once seen when the plan was made longer; it decided nothing else. Licence of the data: [PSF-2.0](https://docs.python.org/3/license.html), beside it as
-`corpora/LICENSE-PSF.txt`; the weights are given under the same.
+split was logged, and once seen when the plan was made longer; it decided nothing else.
+Licence of the data: [PSF-2.0](https://docs.python.org/3/license.html), beside it as `corpora/LICENSE-PSF.txt`; the
+weights are given under the same.
 
 ## Training
 

@@ -19,7 +19,7 @@ Floats = NDArray[np.float32]
 Codes = NDArray[np.uint8]
 
 _LEAST_BLOCK = 16  # of MatMulNBits
-# A block whose largest weight is below this is stored as zeros: its scale would be denormal, its inverse infinite.
+# A block whose scale would be below this is stored as zeros: the inverse of a denormal scale is infinite.
 _LEAST_MAGNITUDE = 1e-30
 
 

@@ -111,7 +111,8 @@ def test_any_finite_matrix_gives_finite_weights(
         dequantized = find_method(method)(weights, grid, None).dequantized()
         assert np.isfinite(dequantized).all()
         largest = np.abs(blocks_of(weights, 16)).max(axis=-1).max()
-        assert np.abs(dequantized - weights).max() <= max(largest / 3, 1e-29)
+        # Blocks whose scale would be below 1e-30 become zeros: at most 255 such steps are lost.
+        assert np.abs(dequantized - weights).max() <= max(largest / 3, 255e-30)
 
 
 def test_packing_puts_the_first_of_two_codes_into_the_lower_half() -> None:
