@@ -50,6 +50,6 @@ wheel: $(STAMP) ## build dist/*.whl
 	$(BIN)/python -m build --wheel
 	@ls dist
 
-clean: ## remove everything that the targets made
+clean: ## remove what the targets made, but for .train, the state of a long training
 	rm -rf $(VENV) build dist *.egg-info .interop .demo* .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	rm -f $(addprefix codegen_edge/,$(ROOMS))

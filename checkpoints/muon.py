@@ -1,8 +1,8 @@
 """Muon: momentum whose every update is orthogonalized, for the matrices inside the blocks.
 
 The algorithm and its coefficients: K. Jordan, "Muon: an optimizer for hidden layers in neural networks" (2024).
-torch.optim.Muon iterates in bfloat16, which processors without such instructions do some forty times slower than
-float32; that is why it is not used here.
+torch.optim.Muon iterates in bfloat16, which is slow on processors without such instructions; that is why it is not
+used here.
 """
 
 from __future__ import annotations

@@ -162,7 +162,7 @@ class Trainer:
         step: how many steps are done.
         seconds: how long they took, over all sittings.
         log: one row for each measurement.
-        is_compiled: whether torch compiles the model, which needs a C++ compiler and saves a quarter of the time.
+        is_compiled: whether torch compiles the model, which needs a C++ compiler and saves time.
     """
 
     settings: TrainingSettings

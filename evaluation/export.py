@@ -34,7 +34,8 @@ def export_quantized(
 ) -> tuple[Bundle, QuantizationReport]:
     """Export a checkpoint in another precision than float32; no full-precision copy is made, on disk or in memory.
 
-    Memory: as of an export. Measuring needs what the reference model needs.
+    Memory: as of an export, and further float32 copies of the weight that is being quantized. Measuring needs what the
+    reference model needs.
 
     Args:
         located: from `locate_checkpoint`.

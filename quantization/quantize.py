@@ -99,8 +99,8 @@ def quantize_bundle(
 ) -> tuple[Bundle, QuantizationReport]:
     """Quantize a float32 bundle.
 
-    Memory: below that of an export (1.2 GB plus three times the largest tensor); a calibrated method also needs what
-    running the float model needs, and 2 GB of second moments.
+    Memory: one weight at a time, but several float32 copies of it while its codes are made and its error is measured.
+    A calibrated method also needs what running the float model needs, and 2 GB of second moments.
 
     Args:
         bundle: fp32.

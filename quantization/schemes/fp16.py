@@ -1,8 +1,8 @@
 """fp16: matrices stored in half precision, computed with in float32.
 
 The graph casts them where they are used; ONNX Runtime does that once, when it loads, so that a step costs what a
-float32 step costs. The file is half as large and loses what float16 cannot hold, which for CodeGen's weights, trained
-and published in float16, is nothing.
+float32 step costs. The file is half as large and loses what float16 cannot hold, which for weights that were
+published in float16, as CodeGen's are on the hub, is nothing.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def _rewrite(graph: ir.Graph, matrix: Matrix, options: SchemeOptions) -> WeightG
             MadeMatrix(
                 matrix=matrix,
                 form="fp16",
-                reason="what the checkpoint was published in",
+                reason="half of the bytes; exact for weights that were published in float16",
                 weights=by_row[0],
                 dequantized=by_row[1].astype(np.float32),
                 size_bytes=half.nbytes,

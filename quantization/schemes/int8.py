@@ -1,7 +1,4 @@
-"""int8: every matrix in blocks of 8-bit codes, rounded to the nearest.
-
-At 8 bits plain rounding is within a twentieth of a percent of perplexity: a better method would measure the same.
-"""
+"""int8: every matrix in blocks of 8-bit codes, rounded to the nearest."""
 
 from __future__ import annotations
 
@@ -14,12 +11,12 @@ from codegen_edge.quantization.nbits import Choice
 from codegen_edge.quantization.schemes import SchemeOptions
 from codegen_edge.quantization.schemes.blocks import fitting_block_size, rewrite_with
 
-BLOCK_SIZE = 128  # scales are a sixteenth of the bytes at 64, a thirty-second here
+BLOCK_SIZE = 128  # float32 scales add a thirty-second to the bytes of the codes
 
 _REASONS = {
-    "embedding": "a row is read as it is written: no kernel cares, and 8 bits lose nothing that can be measured",
-    "linear": "8 bits lose nothing that can be measured",
-    "lm_head": "a fifth of a small model's bytes, read for every token; 8 bits lose nothing that can be measured",
+    "embedding": "one row a token is read: its bytes are file size, not speed",
+    "linear": "read for every token: its bytes are the speed",
+    "lm_head": "read for every token: its bytes are the speed",
 }
 
 

@@ -21,13 +21,13 @@ from codegen_edge.quantization.schemes.blocks import rewrite_with
 
 _ZERO_POINT = 128
 _DOMAIN = "com.microsoft"
-_REASON = "whole activations in 8 bits: the integer kernel that is fastest for many tokens at once"
+_REASON = "activations in 8 bits as a whole: one integer product for many tokens at once"
 
 
 def rewrite(model: ir.Model, options: SchemeOptions) -> list[WeightGroup]:
     """Put the blocks' linear layers into 8 bits a column; embedding table and LM head as int8 does.
 
-    The head sees one token of a prefill: it would gain no speed, and its inputs' largest values would cost accuracy.
+    The head sees one token of a prefill, where the kernel for many tokens gains nothing.
     """
     if options.block_size is not None:
         raise InvalidInputError("int8-dynamic has one scale a column; it takes no block_size")
