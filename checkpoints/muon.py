@@ -23,10 +23,11 @@ class Muon(torch.optim.Optimizer):
         params: matrices.
         lr: step length as the root mean square of a row's change, before `sqrt(rows/columns)`.
         momentum: share of the past in the average of gradients.
+        weight_decay: share of a weight that a step takes away, before `lr`. Decoupled from the gradient, as in AdamW.
     """
 
-    def __init__(self, params: Any, *, lr: float, momentum: float = 0.95) -> None:
-        super().__init__(params, {"lr": lr, "momentum": momentum})
+    def __init__(self, params: Any, *, lr: float, momentum: float = 0.95, weight_decay: float = 0.0) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]
@@ -39,6 +40,7 @@ class Muon(torch.optim.Optimizer):
                 average.lerp_(parameter.grad, 1 - group["momentum"])
                 ahead = parameter.grad.lerp(average, group["momentum"])  # Nesterov
                 stretch = max(1.0, parameter.shape[0] / parameter.shape[1]) ** 0.5
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
                 parameter.add_(orthogonalized(ahead), alpha=-group["lr"] * stretch)
 
 

@@ -24,7 +24,10 @@ from codegen_edge.tokenizer import END_OF_TEXT
 _WARMUP_STEPS = 40
 _DECAY_SHARE = 0.6  # of the steps, at the end, in which the step length falls to zero
 _ADAM_LR = 5e-3  # embedding table, LM head, biases and norms
-_MUON_LR = 0.03  # matrices inside the blocks
+_MUON_LR = 0.02  # matrices inside the blocks
+# Without it the matrices grow with every step of Muon, scores of attention reach the hundreds, and the model then
+# turns the least rounding of a weight into another choice of key: it could not be quantized well.
+_WEIGHT_DECAY = 0.1  # of every matrix, times the step length
 
 # What a state must agree in to be gone on with.
 _SHAPE = ("n_layer", "n_embd", "n_head", "rotary_dim", "n_positions", "vocab_size")
@@ -181,13 +184,17 @@ class Trainer:
         self.model = new_model(self.settings, self.end_of_text_id)
         self._forward = torch.compile(self.model) if self.is_compiled else self.model
         matrices: list[torch.nn.Parameter] = []
-        others: list[torch.nn.Parameter] = []
+        tables: list[torch.nn.Parameter] = []
+        vectors: list[torch.nn.Parameter] = []
         for name, parameter in self.model.named_parameters():
-            is_matrix = parameter.ndim == 2 and name.startswith("transformer.h.")
-            (matrices if is_matrix else others).append(parameter)
+            if parameter.ndim == 1:
+                vectors.append(parameter)
+            else:
+                (matrices if name.startswith("transformer.h.") else tables).append(parameter)
+        groups = [{"params": tables, "weight_decay": _WEIGHT_DECAY}, {"params": vectors, "weight_decay": 0.0}]
         self.optimizers = (
-            Muon(matrices, lr=_MUON_LR),
-            torch.optim.AdamW(others, lr=_ADAM_LR, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
+            Muon(matrices, lr=_MUON_LR, weight_decay=_WEIGHT_DECAY),
+            torch.optim.AdamW(groups, lr=_ADAM_LR, betas=(0.9, 0.95), fused=True),
         )
 
     @property

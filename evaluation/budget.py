@@ -20,10 +20,12 @@ from codegen_edge.bundle import Bundle
 from codegen_edge.errors import InvalidInputError
 from codegen_edge.evaluation.damage import Damage, measure_damage
 from codegen_edge.evaluation.perplexity import document_ids
+from codegen_edge.graph_io import Weight
 from codegen_edge.quantization import QuantizationReport, QuantizeOptions, quantize_bundle
 from codegen_edge.quantization.bundle_io import load_graph
 from codegen_edge.quantization.calibration import Calibration
-from codegen_edge.quantization.schemes import MadeMatrix, find_scheme
+from codegen_edge.quantization.matrices import Matrix, find_matrices
+from codegen_edge.quantization.schemes import find_scheme
 from codegen_edge.runtimes import open_runtime
 from codegen_edge.runtimes.backends.ort_cpu import OrtCpuRuntime
 from codegen_edge.tokenizer import Tokenizer
@@ -157,8 +159,14 @@ def measure_sensitivities(
     Memory: that of two float sessions.
     """
     model, read = load_graph(bundle)
-    made: list[MadeMatrix] = []
-    scheme_options = replace(options.scheme_options(), kept_at_8_bits=frozenset(), on_made=made.append)
+    made: dict[str, Weight] = {}
+
+    def on_rows(matrix: Matrix, first: int, weights: Weight, dequantized: Weight) -> None:
+        whole = made.setdefault(matrix.name, np.empty((matrix.rows, matrix.columns), np.float32))
+        whole[first : first + len(dequantized)] = dequantized
+
+    scheme_options = replace(options.scheme_options(), kept_at_8_bits=frozenset(), on_rows=on_rows)
+    kinds = {matrix.name: matrix.kind for matrix in find_matrices(model.graph)}
     if options.is_calibrated_method:
         scheme_options = replace(scheme_options, second_moment=Calibration(bundle, documents).second_moment)
     groups = find_scheme(options.scheme)(model, scheme_options)
@@ -167,13 +175,12 @@ def measure_sensitivities(
     for number, group in enumerate(groups, start=1):
         on_stage(f"sensitivity of matrix {number} of {len(groups)}")
         group.make(read(group.source))
-        each = made.pop()
-        is_embedding = each.matrix.kind == "embedding"
-        weight = np.ascontiguousarray(each.dequantized if is_embedding else each.dequantized.T)
+        by_row = made.pop(group.source)
+        weight = by_row if kinds[group.source] == "embedding" else np.ascontiguousarray(by_row.T)
         candidate = OrtCpuRuntime(bundle, weights={group.source: weight})
         damage = measure_damage(candidate, reference, tokenizer, texts, max_tokens=SENSITIVITY_TOKENS)
         candidate.close()
-        extra_bytes = each.weights.size // 2  # 4 bits more for each weight
+        extra_bytes = weight.size // 2  # 4 bits more for each weight
         sensitivities.append(Sensitivity(name=group.source, mean_kl=damage.mean_kl, extra_bytes=extra_bytes))
     reference.close()
     return sensitivities

@@ -34,8 +34,7 @@ def export_quantized(
 ) -> tuple[Bundle, QuantizationReport]:
     """Export a checkpoint in another precision than float32; no full-precision copy is made, on disk or in memory.
 
-    Memory: as of an export, and further float32 copies of the weight that is being quantized. Measuring needs what the
-    reference model needs.
+    Memory: as of an export. Measuring needs what the reference model needs.
 
     Args:
         located: from `locate_checkpoint`.
@@ -52,7 +51,7 @@ def export_quantized(
         raise InvalidInputError(f"a graph for {options.task} is exported in fp32 only")
     scheme = find_scheme(options.precision)
     tensors: list[TensorReport] = []
-    scheme_options = SchemeOptions(method=METHOD, on_made=lambda made: tensors.append(TensorReport.of(made)))
+    scheme_options = SchemeOptions(method=METHOD, on_made=tensors.append)
     report = QuantizationReport(scheme=options.precision, options={"method": METHOD}, tensors=())
 
     def measure(bundle: Bundle, checkpoint: Checkpoint) -> None:

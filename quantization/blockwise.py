@@ -8,6 +8,7 @@ GatherBlockQuantized assume
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,6 +19,7 @@ from codegen_edge.errors import InvalidInputError
 Floats = NDArray[np.float32]
 Codes = NDArray[np.uint8]
 
+_WEIGHTS_AT_ONCE = 1 << 21
 _LEAST_BLOCK = 16  # of MatMulNBits
 # A block whose scale would be below this is stored as zeros: the inverse of a denormal scale is infinite.
 _LEAST_MAGNITUDE = 1e-30
@@ -98,6 +100,13 @@ class QuantizedMatrix:
 
 def _packed(codes: Codes) -> Codes:
     return np.ascontiguousarray(codes[..., 0::2] | (codes[..., 1::2] << 4))
+
+
+def row_pieces(rows: int, columns: int) -> Iterator[slice]:
+    """All rows of a matrix, as many at once as bound the memory of what is made of them."""
+    step = max(1, _WEIGHTS_AT_ONCE // columns)
+    for start in range(0, rows, step):
+        yield slice(start, min(rows, start + step))
 
 
 def blocks_of(weights: Floats, block_size: int) -> Floats:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeVar
 
+import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from codegen_edge.errors import BundleError
 
 MatrixKind = Literal["embedding", "linear", "lm_head"]
 
+_Dtype = TypeVar("_Dtype", bound=np.generic)
 _LM_HEAD = "lm_head.weight"
 
 
@@ -43,6 +46,10 @@ class Matrix:
     def columns(self) -> int:
         """Inputs K, or the width of an embedding; blocks lie along them."""
         return self._shape[1] if self.kind == "embedding" else self._shape[0]
+
+    def rows_of(self, weight: NDArray[_Dtype], piece: slice) -> NDArray[_Dtype]:
+        """Some rows [n, K] of an array in the weight's layout, a view."""
+        return weight[piece] if self.kind == "embedding" else weight[:, piece].T
 
     @property
     def _shape(self) -> tuple[int, ...]:

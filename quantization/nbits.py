@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
-from numpy.typing import NDArray
 
 from codegen_edge.errors import InvalidInputError
 from codegen_edge.graph_io import Stored, Weight, WeightGroup, new_initializer
-from codegen_edge.quantization.blockwise import Grid, QuantizedMatrix
+from codegen_edge.quantization.blockwise import Grid, row_pieces
 from codegen_edge.quantization.matrices import Matrix, replace_matrix
 from codegen_edge.quantization.methods import find_method
+from codegen_edge.quantization.report import ErrorMeter
+from codegen_edge.quantization.schemes import SchemeOptions
 
 _ACCURACY_LEVEL = 4  # activations are rounded to int8 a block at a time: the integer kernels, which are the fast ones
 _DOMAIN = "com.microsoft"
-
-SecondMoment = Callable[[str], NDArray[np.float32] | None]
-"""[K, K] of a matrix's inputs by the matrix's name, or None without calibration."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +35,12 @@ class Choice:
     method: str
     reason: str
 
+    @property
+    def form(self) -> str:
+        """For the report, for example "int4, blocks of 64, gptq"."""
+        symmetry = "" if self.grid.is_symmetric else ", asymmetric"
+        return f"int{self.grid.bits}, blocks of {self.grid.block_size}{symmetry}, {self.method}"
+
 
 def require_fitting(matrix: Matrix, grid: Grid) -> None:
     """Raise InvalidInputError when a block is longer than the matrix's rows, which would be mostly padding."""
@@ -45,24 +50,18 @@ def require_fitting(matrix: Matrix, grid: Grid) -> None:
         )
 
 
-def rewrite_matrix(
-    graph: ir.Graph,
-    matrix: Matrix,
-    choice: Choice,
-    second_moment: SecondMoment,
-    on_made: Callable[[Matrix, Choice, Weight, QuantizedMatrix], None],
-) -> WeightGroup:
+def rewrite_matrix(graph: ir.Graph, matrix: Matrix, choice: Choice, options: SchemeOptions) -> WeightGroup:
     """Replace a matrix by its codes, scales and zero points.
 
     Args:
         graph: changed in place.
         matrix: of the graph.
         choice: how it is quantized.
-        second_moment: calibration, asked for when the matrix is made.
-        on_made: gets the float weights [N, K] and their codes, for the report.
+        options: for the calibration, asked for when the matrix is made, and who is told of it then.
 
     Returns:
-        How the new initializers are made of the weight.
+        How the new initializers are made of the weight: some rows at a time, so that beside the weight there are only
+        its codes.
     """
     grid = choice.grid
     require_fitting(matrix, grid)
@@ -82,20 +81,26 @@ def rewrite_matrix(
         zero_points = new_initializer(graph, f"{matrix.name}.zero_points", shape, ir.DataType.UINT8)
         values.append(zero_points)
     replace_matrix(matrix, _node(matrix, grid, codes, scales, zero_points))
-    quantize = find_method(choice.method)
 
     def make(weight: Weight) -> Sequence[Stored]:
-        by_row = weight if is_embedding else np.ascontiguousarray(weight.T)
-        quantized = quantize(by_row, grid, second_moment(matrix.name))
-        on_made(matrix, choice, by_row, quantized)
-        packed = (
-            quantized.packed_codes().reshape(rows, -1)[:, : code_shape[-1]]
-            if is_embedding
-            else quantized.packed_codes()
-        )
-        packed_zero_points = quantized.packed_zero_points()
-        arrays: list[Stored] = [packed.reshape(code_shape), quantized.scales]
-        return arrays if packed_zero_points is None else [*arrays, packed_zero_points]
+        quantize = find_method(choice.method)(grid, options.second_moment(matrix.name))
+        arrays = [np.empty(value.shape.numpy(), value.dtype.numpy()) for value in values if value.shape and value.dtype]
+        meter = ErrorMeter(matrix)
+        for piece in row_pieces(rows, matrix.columns):
+            by_row = np.ascontiguousarray(matrix.rows_of(weight, piece))
+            quantized = quantize(by_row)
+            packed = quantized.packed_codes().reshape(len(by_row), -1)[:, : math.prod(code_shape[1:])]
+            arrays[0][piece] = packed.reshape(-1, *code_shape[1:])
+            arrays[1][piece] = quantized.scales
+            packed_zero_points = quantized.packed_zero_points()
+            if packed_zero_points is not None:
+                arrays[2][piece] = packed_zero_points
+            dequantized = quantized.dequantized()
+            meter.add(by_row, dequantized)
+            options.on_rows(matrix, piece.start, by_row, dequantized)
+        size_bytes = sum(array.nbytes for array in arrays)
+        options.on_made(meter.report(form=choice.form, reason=choice.reason, size_bytes=size_bytes))
+        return arrays
 
     return WeightGroup(source=matrix.name, values=tuple(values), make=make)
 

@@ -99,8 +99,8 @@ def quantize_bundle(
 ) -> tuple[Bundle, QuantizationReport]:
     """Quantize a float32 bundle.
 
-    Memory: one weight at a time, but several float32 copies of it while its codes are made and its error is measured.
-    A calibrated method also needs what running the float model needs, and 2 GB of second moments.
+    Memory: as of an export (1.2 GB plus three times the largest tensor). A calibrated method also needs what running
+    the float model needs, 2 GB of second moments, and a few float64 copies of the largest one.
 
     Args:
         bundle: fp32.
@@ -123,7 +123,7 @@ def quantize_bundle(
     with staged_folder(Path(out), overwrite=options.overwrite) as stage:
         model, read = load_graph(bundle)
         tensors: list[TensorReport] = []
-        scheme_options = replace(options.scheme_options(), on_made=lambda made: tensors.append(TensorReport.of(made)))
+        scheme_options = replace(options.scheme_options(), on_made=tensors.append)
         calibration = Calibration(bundle, calibration_documents) if options.needs_calibration else None
         if calibration is not None and options.is_calibrated_method:
             scheme_options = replace(scheme_options, second_moment=calibration.second_moment)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from codegen_edge.quantization.schemes import MadeMatrix
+from codegen_edge.graph_io import Weight
+from codegen_edge.quantization.matrices import Matrix
 
 REPORT_FILE = "quantization_report.json"
 
@@ -34,19 +36,33 @@ class TensorReport:
     bytes_before: int
     bytes_after: int
 
-    @classmethod
-    def of(cls, made: MadeMatrix) -> TensorReport:
-        """Measure a matrix as it is made; its arrays are not kept."""
-        difference = made.dequantized - made.weights
-        norm = float(np.linalg.norm(made.weights))
-        return cls(
-            name=made.matrix.name,
-            form=made.form,
-            reason=made.reason,
-            relative_error=float(np.linalg.norm(difference)) / norm if norm else 0.0,
-            max_abs_error=float(np.abs(difference).max(initial=0)),
-            bytes_before=made.weights.nbytes,
-            bytes_after=made.size_bytes,
+
+class ErrorMeter:
+    """Sums up the error of a matrix while it is made, some rows at a time; no array is kept."""
+
+    def __init__(self, matrix: Matrix) -> None:
+        self._matrix = matrix
+        self._squared_error = self._squares = self._largest = 0.0
+
+    def add(self, weights: Weight, dequantized: Weight) -> None:
+        """Some rows as they were, and what is computed with instead."""
+        difference = (dequantized - weights).ravel()
+        # In float64: squares of what float32 holds leave its range.
+        self._squared_error += float(np.einsum("i,i->", difference, difference, dtype=np.float64))
+        flat = weights.ravel()
+        self._squares += float(np.einsum("i,i->", flat, flat, dtype=np.float64))
+        self._largest = max(self._largest, float(np.abs(difference).max(initial=0)))
+
+    def report(self, *, form: str, reason: str, size_bytes: int) -> TensorReport:
+        """The matrix, whose initializers take `size_bytes` in all."""
+        return TensorReport(
+            name=self._matrix.name,
+            form=form,
+            reason=reason,
+            relative_error=math.sqrt(self._squared_error / self._squares) if self._squares else 0.0,
+            max_abs_error=self._largest,
+            bytes_before=4 * self._matrix.rows * self._matrix.columns,
+            bytes_after=size_bytes,
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from typing import Protocol, cast
 
 import numpy as np
@@ -12,23 +13,29 @@ from codegen_edge.errors import InvalidInputError
 from codegen_edge.quantization.blockwise import Floats, Grid, QuantizedMatrix
 
 METHODS: dict[str, str] = {
-    "round": "codegen_edge.quantization.methods.round_to_nearest:quantize",
-    "search": "codegen_edge.quantization.methods.scale_search:quantize",
-    "gptq": "codegen_edge.quantization.methods.gptq:quantize",
+    "round": "codegen_edge.quantization.methods.round_to_nearest:prepare",
+    "search": "codegen_edge.quantization.methods.scale_search:prepare",
+    "gptq": "codegen_edge.quantization.methods.gptq:prepare",
 }
 CALIBRATED_METHODS = frozenset({"gptq"})
+
+
+SecondMoment = Callable[[str], NDArray[np.float32] | None]
+"""[K, K], the mean of x x' over the inputs x of a matrix, by the matrix's name; None without calibration."""
+
+QuantizeRows = Callable[[Floats], QuantizedMatrix]
+"""Quantizes some rows [n, K] of a matrix, finite. What becomes of a row does not depend on the others."""
 
 
 class Method(Protocol):
     """What a method's module offers."""
 
-    def __call__(self, weights: Floats, grid: Grid, second_moment: NDArray[np.float32] | None) -> QuantizedMatrix:
-        """Quantize `weights` [N, K].
+    def __call__(self, grid: Grid, second_moment: NDArray[np.float32] | None) -> QuantizeRows:
+        """Prepare for the rows of one matrix.
 
         Args:
-            weights: finite.
             grid: of the result.
-            second_moment: [K, K], mean of x x' over the matrix's inputs x; None without calibration.
+            second_moment: [K, K] of the matrix's inputs; None without calibration.
         """
 
 

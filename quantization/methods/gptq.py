@@ -7,27 +7,32 @@ weights' own. Scales are chosen a block at a time, from the columns as they are 
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from numpy.typing import NDArray
 
 from codegen_edge.errors import InvalidInputError
 from codegen_edge.quantization.blockwise import Floats, Grid, QuantizedMatrix, nearest_codes
+from codegen_edge.quantization.methods import QuantizeRows
 from codegen_edge.quantization.methods.scale_search import best_scales
 
 _DAMPING = 0.01  # of the mean of the diagonal, as in the paper
 
 
-def quantize(weights: Floats, grid: Grid, second_moment: NDArray[np.float32] | None) -> QuantizedMatrix:
-    """Quantize `weights` [N, K] so that `second_moment` [K, K] of its inputs sees the least error."""
+def prepare(grid: Grid, second_moment: NDArray[np.float32] | None) -> QuantizeRows:
+    """Codes under which the inputs of `second_moment` [K, K] see the least error."""
     if second_moment is None:
         raise InvalidInputError("gptq needs calibration")
-    rows, columns = weights.shape
     # Padding is weights of zero whose inputs are zero.
-    padding = -columns % grid.block_size
-    remaining = np.pad(weights, ((0, 0), (0, padding))).astype(np.float32)
+    padding = -len(second_moment) % grid.block_size
     moment = np.pad(second_moment.astype(np.float64), ((0, padding), (0, padding)))
-    corrections = _corrections(moment)
-    importance = _importance(moment)
+    return partial(_quantize, grid, _corrections(moment), _importance(moment))
+
+
+def _quantize(grid: Grid, corrections: Floats, importance: Floats, weights: Floats) -> QuantizedMatrix:
+    rows, columns = weights.shape
+    remaining = np.pad(weights, ((0, 0), (0, len(importance) - columns))).astype(np.float32)
     blocks = grid.num_blocks(columns)
     codes = np.empty((rows, blocks, grid.block_size), np.uint8)
     scales = np.empty((rows, blocks), np.float32)

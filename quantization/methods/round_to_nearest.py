@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,10 +15,15 @@ from codegen_edge.quantization.blockwise import (
     nearest_codes,
     plain_scales,
 )
+from codegen_edge.quantization.methods import QuantizeRows
 
 
-def quantize(weights: Floats, grid: Grid, second_moment: NDArray[np.float32] | None = None) -> QuantizedMatrix:
-    """Round `weights` [N, K] to the nearest code; calibration is not looked at."""
+def prepare(grid: Grid, second_moment: NDArray[np.float32] | None = None) -> QuantizeRows:
+    """Rounding on `grid`; calibration is not looked at."""
+    return partial(_quantize, grid)
+
+
+def _quantize(grid: Grid, weights: Floats) -> QuantizedMatrix:
     blocks = blocks_of(weights, grid.block_size)
     scales, zero_points = plain_scales(blocks, grid)
     codes = nearest_codes(blocks, scales, zero_points, grid)

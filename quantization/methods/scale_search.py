@@ -6,6 +6,8 @@ the new scale, which can only lower the error.
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,14 +20,15 @@ from codegen_edge.quantization.blockwise import (
     plain_scales,
     usable,
 )
+from codegen_edge.quantization.methods import QuantizeRows
 
 _SHRINKAGES = {4: np.linspace(0.60, 1.0, 17), 8: np.linspace(0.92, 1.0, 5)}
 _REFITS = 2
-_ROWS_AT_ONCE = 256  # bounds the memory of a large matrix's candidates
+_ROWS_AT_ONCE = 256  # bounds the memory of the candidates
 
 
-def quantize(weights: Floats, grid: Grid, second_moment: NDArray[np.float32] | None = None) -> QuantizedMatrix:
-    """Quantize `weights` [N, K] with the scales of least squared error.
+def prepare(grid: Grid, second_moment: NDArray[np.float32] | None = None) -> QuantizeRows:
+    """The scales of least squared error on `grid`.
 
     With calibration a column's error counts as much as its inputs are large: the diagonal of `second_moment`.
     """
@@ -33,6 +36,10 @@ def quantize(weights: Floats, grid: Grid, second_moment: NDArray[np.float32] | N
     if second_moment is not None:
         diagonal = np.maximum(np.diagonal(second_moment), 0)[None]
         importance = blocks_of(diagonal.astype(np.float32), grid.block_size)
+    return partial(_quantize, grid, importance)
+
+
+def _quantize(grid: Grid, importance: Floats | None, weights: Floats) -> QuantizedMatrix:
     parts = [
         _quantize_rows(weights[row : row + _ROWS_AT_ONCE], grid, importance)
         for row in range(0, len(weights), _ROWS_AT_ONCE)

@@ -12,7 +12,8 @@ import onnx_ir as ir
 from codegen_edge.errors import InvalidInputError
 from codegen_edge.graph_io import Weight, WeightGroup
 from codegen_edge.quantization.matrices import Matrix
-from codegen_edge.quantization.nbits import SecondMoment
+from codegen_edge.quantization.methods import SecondMoment
+from codegen_edge.quantization.report import TensorReport
 
 SCHEMES: dict[str, str] = {
     "int8": "codegen_edge.quantization.schemes.int8:rewrite",
@@ -22,25 +23,8 @@ SCHEMES: dict[str, str] = {
 }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MadeMatrix:
-    """What a scheme did to a matrix.
-
-    Attributes:
-        matrix: which one.
-        form: for example "int4, blocks of 64, gptq".
-        reason: why this form.
-        weights: as they were, [N, K] (or [V, K]).
-        dequantized: what is computed with instead.
-        size_bytes: of all initializers that replace it.
-    """
-
-    matrix: Matrix
-    form: str
-    reason: str
-    weights: Weight
-    dequantized: Weight
-    size_bytes: int
+OnRows = Callable[[Matrix, int, Weight, Weight], None]
+"""Told of a matrix, the first of some rows of it, these as they were [n, K] and what is computed with instead."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +37,8 @@ class SchemeOptions:
         method: how int4 codes are chosen.
         kept_at_8_bits: names of matrices that int4 keeps at 8 bits.
         second_moment: calibration by matrix.
-        on_made: told of every matrix as it is made.
+        on_rows: told of every matrix, some rows at a time, as it is made.
+        on_made: told of every matrix when it is made.
     """
 
     block_size: int | None = None
@@ -61,7 +46,8 @@ class SchemeOptions:
     method: str = "search"
     kept_at_8_bits: frozenset[str] = frozenset()
     second_moment: SecondMoment = field(default=lambda _: None)
-    on_made: Callable[[MadeMatrix], None] = field(default=lambda _: None)
+    on_rows: OnRows = field(default=lambda *_: None)
+    on_made: Callable[[TensorReport], None] = field(default=lambda _: None)
 
 
 class Scheme(Protocol):

@@ -6,11 +6,10 @@ from collections.abc import Callable
 
 import onnx_ir as ir
 
-from codegen_edge.graph_io import Weight, WeightGroup
-from codegen_edge.quantization.blockwise import QuantizedMatrix
+from codegen_edge.graph_io import WeightGroup
 from codegen_edge.quantization.matrices import Matrix
 from codegen_edge.quantization.nbits import Choice, require_fitting, rewrite_matrix
-from codegen_edge.quantization.schemes import MadeMatrix, SchemeOptions
+from codegen_edge.quantization.schemes import SchemeOptions
 
 _DOMAIN = "com.microsoft"
 
@@ -30,27 +29,6 @@ def rewrite_with(
     for matrix, choice in zip(matrices, choices, strict=True):
         require_fitting(matrix, choice.grid)
     model.graph.opset_imports.setdefault(_DOMAIN, 1)
-
-    def on_made(matrix: Matrix, choice: Choice, weights: Weight, quantized: QuantizedMatrix) -> None:
-        zero_points = quantized.packed_zero_points()
-        size_bytes = quantized.packed_codes().nbytes + quantized.scales.nbytes
-        options.on_made(
-            MadeMatrix(
-                matrix=matrix,
-                form=_form(choice),
-                reason=choice.reason,
-                weights=weights,
-                dequantized=quantized.dequantized(),
-                size_bytes=size_bytes + (0 if zero_points is None else zero_points.nbytes),
-            )
-        )
-
     return [
-        rewrite_matrix(model.graph, matrix, choice, options.second_moment, on_made)
-        for matrix, choice in zip(matrices, choices, strict=True)
+        rewrite_matrix(model.graph, matrix, choice, options) for matrix, choice in zip(matrices, choices, strict=True)
     ]
-
-
-def _form(choice: Choice) -> str:
-    symmetry = "" if choice.grid.is_symmetric else ", asymmetric"
-    return f"int{choice.grid.bits}, blocks of {choice.grid.block_size}{symmetry}, {choice.method}"

@@ -14,9 +14,12 @@ import onnx_ir as ir
 
 from codegen_edge.errors import InvalidInputError, NumericsError
 from codegen_edge.graph_io import Stored, Weight, WeightGroup, new_initializer
+from codegen_edge.quantization.blockwise import row_pieces
 from codegen_edge.quantization.matrices import Matrix, find_matrices
-from codegen_edge.quantization.schemes import MadeMatrix, SchemeOptions
+from codegen_edge.quantization.report import ErrorMeter
+from codegen_edge.quantization.schemes import SchemeOptions
 
+_REASON = "half of the bytes; exact for weights that were published in float16"
 _LARGEST = float(np.finfo(np.float16).max)
 
 
@@ -39,20 +42,18 @@ def _rewrite(graph: ir.Graph, matrix: Matrix, options: SchemeOptions) -> WeightG
     graph.initializers.pop(matrix.name)
 
     def make(values: Weight) -> Sequence[Stored]:
-        if np.abs(values).max(initial=0) > _LARGEST:
-            raise NumericsError(f"{matrix.name} holds a value beyond float16's {_LARGEST:.0f}; use another scheme")
-        half = values.astype(np.float16)
-        by_row = (values, half) if matrix.kind == "embedding" else (values.T, half.T)
-        options.on_made(
-            MadeMatrix(
-                matrix=matrix,
-                form="fp16",
-                reason="half of the bytes; exact for weights that were published in float16",
-                weights=by_row[0],
-                dequantized=by_row[1].astype(np.float32),
-                size_bytes=half.nbytes,
-            )
-        )
+        half = np.empty(values.shape, np.float16)
+        meter = ErrorMeter(matrix)
+        for piece in row_pieces(matrix.rows, matrix.columns):
+            by_row = matrix.rows_of(values, piece)
+            if np.abs(by_row).max(initial=0) > _LARGEST:
+                raise NumericsError(f"{matrix.name} holds a value beyond float16's {_LARGEST:.0f}; use another scheme")
+            halved = by_row.astype(np.float16)
+            matrix.rows_of(half, piece)[...] = halved
+            dequantized = halved.astype(np.float32)
+            meter.add(by_row, dequantized)
+            options.on_rows(matrix, piece.start, by_row, dequantized)
+        options.on_made(meter.report(form="fp16", reason=_REASON, size_bytes=half.nbytes))
         return [half]
 
     return WeightGroup(source=matrix.name, values=(stored,), make=make)

@@ -14,13 +14,15 @@ import onnx_ir as ir
 
 from codegen_edge.errors import InvalidInputError
 from codegen_edge.graph_io import Stored, Weight, WeightGroup, new_initializer
-from codegen_edge.quantization.blockwise import usable
+from codegen_edge.quantization.blockwise import row_pieces, usable
 from codegen_edge.quantization.matrices import Matrix, find_matrices, replace_matrix
-from codegen_edge.quantization.schemes import MadeMatrix, SchemeOptions, int8
+from codegen_edge.quantization.report import ErrorMeter
+from codegen_edge.quantization.schemes import SchemeOptions, int8
 from codegen_edge.quantization.schemes.blocks import rewrite_with
 
 _ZERO_POINT = 128
 _DOMAIN = "com.microsoft"
+_FORM = "int8 a column, activations int8"
 _REASON = "activations in 8 bits as a whole: one integer product for many tokens at once"
 
 
@@ -49,19 +51,21 @@ def _rewrite(graph: ir.Graph, matrix: Matrix, options: SchemeOptions) -> WeightG
     replace_matrix(matrix, node)
 
     def make(weight: Weight) -> Sequence[Stored]:
-        span = usable(np.abs(weight).max(axis=0) / np.float32(_ZERO_POINT - 1))  # [N]
-        rounded = np.clip(np.rint(weight / span), 1 - _ZERO_POINT, _ZERO_POINT - 1)
-        arrays = [(rounded + _ZERO_POINT).astype(np.uint8), span, np.full(rows, _ZERO_POINT, np.uint8)]
-        options.on_made(
-            MadeMatrix(
-                matrix=matrix,
-                form="int8 a column, activations int8",
-                reason=_REASON,
-                weights=weight.T,
-                dequantized=(rounded * span).T,
-                size_bytes=sum(array.nbytes for array in arrays),
-            )
-        )
+        made = np.empty(weight.shape, np.uint8)
+        span = np.empty(rows, np.float32)
+        meter = ErrorMeter(matrix)
+        for piece in row_pieces(rows, columns):
+            by_row = matrix.rows_of(weight, piece)
+            span[piece] = usable(np.abs(by_row).max(axis=1) / np.float32(_ZERO_POINT - 1))
+            scale = span[piece, None]
+            rounded = np.clip(np.rint(by_row / scale), 1 - _ZERO_POINT, _ZERO_POINT - 1)
+            matrix.rows_of(made, piece)[...] = rounded + _ZERO_POINT
+            dequantized = rounded * scale
+            meter.add(by_row, dequantized)
+            options.on_rows(matrix, piece.start, by_row, dequantized)
+        arrays: list[Stored] = [made, span, np.full(rows, _ZERO_POINT, np.uint8)]
+        size_bytes = sum(array.nbytes for array in arrays)
+        options.on_made(meter.report(form=_FORM, reason=_REASON, size_bytes=size_bytes))
         return arrays
 
     return WeightGroup(source=matrix.name, values=(codes, scales, zero_points), make=make)

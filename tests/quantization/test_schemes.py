@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,8 +20,10 @@ from codegen_edge.errors import BundleError, InvalidInputError, NumericsError, S
 from codegen_edge.evaluation.damage import kl_divergences, measure_damage
 from codegen_edge.evaluation.parity import kl_divergence
 from codegen_edge.exporter import ExportOptions, export_checkpoint, locate_checkpoint
-from codegen_edge.exporter.random_checkpoint import ModelShape
+from codegen_edge.exporter.random_checkpoint import ModelShape, write_random_checkpoint
+from codegen_edge.graph_io import Weight
 from codegen_edge.quantization import QuantizeOptions, quantize_bundle
+from codegen_edge.quantization.matrices import Matrix
 from codegen_edge.quantization.schemes import SCHEMES, SchemeOptions, find_scheme
 from codegen_edge.runtimes import open_runtime
 from codegen_edge.tokenizer import Tokenizer
@@ -240,6 +243,28 @@ def test_full_disk_is_told_and_nothing_stays(
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.fixture(scope="module")
+def wide_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """One block, and two tables of 64 MiB."""
+    folder = tmp_path_factory.mktemp("wide")
+    shape = ModelShape(n_layer=1, n_embd=256, n_head=4, rotary_dim=32, n_positions=64, vocab_size=65_536)
+    write_random_checkpoint(folder / "checkpoint", shape)
+    return export_checkpoint(locate_checkpoint(str(folder / "checkpoint")), folder / "bundle")
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_memory_stays_below_three_times_the_largest_tensor(scheme: str, wide_bundle: Bundle, tmp_path: Path) -> None:
+    """With what is mapped of it: the bound of an export, less what Python and its libraries take."""
+    largest = 65_536 * 256 * 4
+    tracemalloc.start()
+    try:
+        quantize_bundle(wide_bundle, tmp_path / "out", QuantizeOptions(scheme=scheme, method="round"))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 3 * largest
+
+
 def _initializers(bundle: Bundle) -> list[str]:
     return [tensor.name for tensor in onnx.load(str(bundle.model_path), load_external_data=False).graph.initializer]
 
@@ -262,15 +287,18 @@ def _with_dequantized_weights(bundle: Bundle, scheme: str, folder: Path) -> Bund
     shutil.copytree(bundle.path, folder)
     made: dict[str, NDArray[np.float32]] = {}
 
-    def on_made(each: Any) -> None:
-        by_row = each.dequantized
-        made[each.matrix.name] = by_row if each.matrix.kind == "embedding" else by_row.T
+    def on_rows(matrix: Matrix, first: int, weights: Weight, dequantized: Weight) -> None:
+        shape = (matrix.rows, matrix.columns)
+        by_row = made.setdefault(
+            matrix.name, np.empty(shape if matrix.kind == "embedding" else shape[::-1], np.float32)
+        )
+        matrix.rows_of(by_row, slice(first, first + len(weights)))[...] = dequantized
 
     from codegen_edge.quantization.bundle_io import load_graph
     from codegen_edge.quantization.calibration import Calibration
 
     model, read = load_graph(bundle)
-    options = SchemeOptions(method="gptq", second_moment=Calibration(bundle, DOCUMENTS).second_moment, on_made=on_made)
+    options = SchemeOptions(method="gptq", second_moment=Calibration(bundle, DOCUMENTS).second_moment, on_rows=on_rows)
     for group in find_scheme(scheme)(model, options):
         group.make(read(group.source))
     original = ir.load(folder / "onnx" / "model.onnx")
