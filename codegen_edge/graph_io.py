@@ -27,6 +27,7 @@ ReadWeight = Callable[[str], Weight]
 Progress = Callable[[int, int], None]
 """Called with the bytes that are written and the bytes in all."""
 
+_INT4 = ir.DataType.INT4.numpy()
 _PAGE_BYTES = 4096  # so that a runtime can map a large tensor where it lies
 _SMALL_TENSOR_BYTES = 64 * 1024  # smaller ones are read, not mapped: a page each would be mostly padding
 _SMALL_ALIGNMENT_BYTES = 64  # a cache line
@@ -68,7 +69,7 @@ def size_bytes_of(value: ir.Value) -> int:
     assert value.shape is not None
     assert value.dtype is not None
     count = int(np.prod(value.shape.numpy(), dtype=np.int64))
-    return count * value.dtype.bitwidth // 8
+    return -(-count * value.dtype.bitwidth // 8)
 
 
 def new_initializer(graph: ir.Graph, name: str, shape: Sequence[int], dtype: ir.DataType) -> ir.Value:
@@ -175,6 +176,10 @@ class _DataFile:
 
     def append(self, array: Stored) -> tuple[int, int]:
         """Write an array; return its offset and length in bytes."""
+        if array.dtype == _INT4:  # two in a byte, the first in its lower half
+            nibbles = np.ascontiguousarray(array).reshape(-1).view(np.uint8) & 0x0F
+            nibbles = np.append(nibbles, np.zeros(len(nibbles) % 2, np.uint8))
+            array = nibbles[0::2] | (nibbles[1::2] << 4)
         alignment = _PAGE_BYTES if array.nbytes >= _SMALL_TENSOR_BYTES else _SMALL_ALIGNMENT_BYTES
         self._write(memoryview(bytes(-self.size_bytes % alignment)))
         offset = self.size_bytes

@@ -33,11 +33,14 @@ class Grid:
         bits: 4 or 8.
         block_size: weights of a row that share a scale.
         is_symmetric: whether every zero point is 2^(bits-1), which is not stored then.
+        has_signed_scales: whether a symmetric scale may be negative, so that the weight of the largest magnitude gets
+            the end code of which there is one more; otherwise all scales are positive.
     """
 
     bits: int
     block_size: int
     is_symmetric: bool = True
+    has_signed_scales: bool = True
 
     def __post_init__(self) -> None:
         if self.bits not in (4, 8):
@@ -129,12 +132,15 @@ def plain_scales(blocks: Floats, grid: Grid) -> tuple[Floats, Floats | float]:
     """Scales and zero points [...] that span every block [..., block_size], as plain rounding takes them.
 
     On a symmetric grid the weight of the largest magnitude gets the end code, of which there is one more on the
-    negative side: the scale's sign is chosen so that it lies there.
+    negative side: where scales are signed, the sign is chosen so that it lies there.
     """
     if grid.is_symmetric:
         place = np.abs(blocks).argmax(axis=-1, keepdims=True)
-        largest = np.take_along_axis(blocks, place, axis=-1)[..., 0]
-        return usable(largest / np.float32(-grid.middle)), float(grid.middle)
+        largest: Floats = np.take_along_axis(blocks, place, axis=-1)[..., 0]
+        end = -grid.middle
+        if not grid.has_signed_scales:
+            largest, end = np.absolute(largest, dtype=np.float32), grid.middle - 1
+        return usable(largest / np.float32(end)), float(grid.middle)
     low = np.minimum(blocks.min(axis=-1), 0)
     high = np.maximum(blocks.max(axis=-1), 0)
     scales = usable((high - low) / np.float32(grid.largest_code))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
@@ -15,31 +14,10 @@ from codegen_edge.quantization.blockwise import Grid, row_pieces
 from codegen_edge.quantization.matrices import Matrix, replace_matrix
 from codegen_edge.quantization.methods import find_method
 from codegen_edge.quantization.report import ErrorMeter
-from codegen_edge.quantization.schemes import SchemeOptions
+from codegen_edge.quantization.schemes import Choice, SchemeOptions
 
 _ACCURACY_LEVEL = 4  # activations are rounded to int8 a block at a time: the integer kernels, which are the fast ones
 _DOMAIN = "com.microsoft"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Choice:
-    """What becomes of a matrix.
-
-    Attributes:
-        grid: its codes.
-        method: how they are chosen.
-        reason: for the report, why this and nothing else.
-    """
-
-    grid: Grid
-    method: str
-    reason: str
-
-    @property
-    def form(self) -> str:
-        """For the report, for example "int4, blocks of 64, gptq"."""
-        symmetry = "" if self.grid.is_symmetric else ", asymmetric"
-        return f"int{self.grid.bits}, blocks of {self.grid.block_size}{symmetry}, {self.method}"
 
 
 def require_fitting(matrix: Matrix, grid: Grid) -> None:

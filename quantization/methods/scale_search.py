@@ -95,7 +95,8 @@ def _best_scales(blocks: Floats, grid: Grid, importance: Floats | None) -> tuple
 def _candidates(blocks: Floats, scales: Floats, shrinkage: float, grid: Grid) -> list[tuple[Floats, Floats | float]]:
     if grid.is_symmetric:
         shrunk = scales * np.float32(shrinkage)
-        return [(shrunk, float(grid.middle)), (-shrunk, float(grid.middle))]
+        signs = (1, -1) if grid.has_signed_scales else (1,)
+        return [(shrunk * np.float32(sign), float(grid.middle)) for sign in signs]
     low = np.minimum(blocks.min(axis=-1), 0) * np.float32(shrinkage)
     high = np.maximum(blocks.max(axis=-1), 0) * np.float32(shrinkage)
     narrowed = usable((high - low) / np.float32(grid.largest_code))

@@ -5,12 +5,13 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol, cast
+from typing import Literal, Protocol, cast
 
 import onnx_ir as ir
 
 from codegen_edge.errors import InvalidInputError
 from codegen_edge.graph_io import Weight, WeightGroup
+from codegen_edge.quantization.blockwise import Grid
 from codegen_edge.quantization.matrices import Matrix
 from codegen_edge.quantization.methods import SecondMoment
 from codegen_edge.quantization.report import TensorReport
@@ -22,9 +23,32 @@ SCHEMES: dict[str, str] = {
     "fp16": "codegen_edge.quantization.schemes.fp16:rewrite",
 }
 
+MatrixForm = Literal["nbits", "dequantize-linear"]
+"""How codes stand in a graph: in ONNX Runtime's own operators, or in ONNX's, which TensorRT takes."""
 
 OnRows = Callable[[Matrix, int, Weight, Weight], None]
 """Told of a matrix, the first of some rows of it, these as they were [n, K] and what is computed with instead."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Choice:
+    """What becomes of a matrix.
+
+    Attributes:
+        grid: its codes.
+        method: how they are chosen.
+        reason: for the report, why this and nothing else.
+    """
+
+    grid: Grid
+    method: str
+    reason: str
+
+    @property
+    def form(self) -> str:
+        """For the report, for example "int4, blocks of 64, gptq"."""
+        symmetry = "" if self.grid.is_symmetric else ", asymmetric"
+        return f"int{self.grid.bits}, blocks of {self.grid.block_size}{symmetry}, {self.method}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +61,7 @@ class SchemeOptions:
         method: how int4 codes are chosen.
         kept_at_8_bits: names of matrices that int4 keeps at 8 bits.
         second_moment: calibration by matrix.
+        form: how codes stand in the graph.
         on_rows: told of every matrix, some rows at a time, as it is made.
         on_made: told of every matrix when it is made.
     """
@@ -46,6 +71,7 @@ class SchemeOptions:
     method: str = "search"
     kept_at_8_bits: frozenset[str] = frozenset()
     second_moment: SecondMoment = field(default=lambda _: None)
+    form: MatrixForm = "nbits"
     on_rows: OnRows = field(default=lambda *_: None)
     on_made: Callable[[TensorReport], None] = field(default=lambda _: None)
 

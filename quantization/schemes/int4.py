@@ -8,8 +8,7 @@ from codegen_edge.graph_io import WeightGroup
 from codegen_edge.quantization.blockwise import Grid
 from codegen_edge.quantization.matrices import Matrix, find_matrices
 from codegen_edge.quantization.methods import CALIBRATED_METHODS
-from codegen_edge.quantization.nbits import Choice
-from codegen_edge.quantization.schemes import SchemeOptions, int8
+from codegen_edge.quantization.schemes import Choice, SchemeOptions, int8
 from codegen_edge.quantization.schemes.blocks import fitting_block_size, rewrite_with
 
 BLOCK_SIZE = 64  # float32 scales add an eighth to the bytes of the codes; blocks of 32 would add a quarter
@@ -29,7 +28,7 @@ def rewrite(model: ir.Model, options: SchemeOptions) -> list[WeightGroup]:
 def _choose(matrix: Matrix, options: SchemeOptions) -> Choice:
     if matrix.name in options.kept_at_8_bits:
         return int8.choose(matrix, SchemeOptions(), reason="kept at 8 bits: at 4 it costs most for its bytes")
-    block_size = options.block_size or fitting_block_size(matrix, BLOCK_SIZE)
+    block_size = options.block_size or fitting_block_size(matrix, BLOCK_SIZE, options.form)
     grid = Grid(bits=4, block_size=block_size, is_symmetric=options.is_symmetric is not False)
     has_no_inputs = matrix.kind == "embedding" and options.method in CALIBRATED_METHODS
     return Choice(grid=grid, method="search" if has_no_inputs else options.method, reason=_REASONS[matrix.kind])

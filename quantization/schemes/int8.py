@@ -7,8 +7,7 @@ import onnx_ir as ir
 from codegen_edge.graph_io import WeightGroup
 from codegen_edge.quantization.blockwise import Grid
 from codegen_edge.quantization.matrices import Matrix, find_matrices
-from codegen_edge.quantization.nbits import Choice
-from codegen_edge.quantization.schemes import SchemeOptions
+from codegen_edge.quantization.schemes import Choice, SchemeOptions
 from codegen_edge.quantization.schemes.blocks import fitting_block_size, rewrite_with
 
 BLOCK_SIZE = 128  # float32 scales add a thirty-second to the bytes of the codes
@@ -27,6 +26,6 @@ def rewrite(model: ir.Model, options: SchemeOptions) -> list[WeightGroup]:
 
 def choose(matrix: Matrix, options: SchemeOptions, reason: str | None = None) -> Choice:
     """8 bits, symmetric unless told otherwise."""
-    block_size = options.block_size or fitting_block_size(matrix, BLOCK_SIZE)
+    block_size = options.block_size or fitting_block_size(matrix, BLOCK_SIZE, options.form)
     grid = Grid(bits=8, block_size=block_size, is_symmetric=options.is_symmetric is not False)
     return Choice(grid=grid, method="round", reason=reason or _REASONS[matrix.kind])

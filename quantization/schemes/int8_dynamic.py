@@ -33,6 +33,8 @@ def rewrite(model: ir.Model, options: SchemeOptions) -> list[WeightGroup]:
     """
     if options.block_size is not None:
         raise InvalidInputError("int8-dynamic has one scale a column; it takes no block_size")
+    if options.form != "nbits":
+        raise InvalidInputError("int8-dynamic is made of ONNX Runtime's own operators; TensorRT takes int8 or int4")
     matrices = find_matrices(model.graph)
     others = [matrix for matrix in matrices if matrix.kind != "linear"]
     groups = rewrite_with(model, others, lambda matrix: int8.choose(matrix, options), options)
