@@ -9,6 +9,7 @@ from codegen_edge.bundle import Bundle, open_bundle
 from codegen_edge.errors import CodegenEdgeError
 from codegen_edge.model import Completion, Model, load_model
 from codegen_edge.runtimes.generation import CancelToken, GenerationParams
+from codegen_edge.session import Session
 
 __version__ = "0.1.0"
 
@@ -19,6 +20,7 @@ __all__ = [
     "Completion",
     "GenerationParams",
     "Model",
+    "Session",
     "__version__",
     "load_model",
     "open_bundle",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
@@ -132,6 +133,14 @@ class Bundle:
     def tokenizer_path(self) -> Path:
         """The tokenizer in the format of the tokenizers library."""
         return self.path / TOKENIZER_FILE
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash over the graph, its weights and the tokenizer: what a KV cache and its tokens belong to."""
+        digest = hashlib.sha256()
+        for name in (contract.MODEL_FILE, contract.WEIGHTS_FILE, TOKENIZER_FILE):
+            digest.update(self.manifest.files[name].sha256.encode())
+        return digest.hexdigest()
 
     @property
     def size_bytes(self) -> int:

@@ -3,68 +3,28 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, overload
+from typing import Any, Literal, TypeAlias, overload
 
+from codegen_edge.asynchronous import events_from_thread
 from codegen_edge.bundle import Bundle, Check, open_bundle
+from codegen_edge.completion import Collector, Completion, TextEvent, completion_of_beams
+from codegen_edge.editing import suffix_stops
 from codegen_edge.errors import InvalidInputError
 from codegen_edge.runtimes import Runtime, open_runtime
-from codegen_edge.runtimes.generation import (
-    CancelToken,
-    FinishReason,
-    GenerationLoop,
-    GenerationParams,
-    TextAssembler,
-    TokenEvent,
-)
+from codegen_edge.runtimes.generation import CancelToken, GenerationLoop, GenerationParams
+from codegen_edge.runtimes.generation.beams import beam_search
+from codegen_edge.runtimes.generation.prefill import OnPrefill
+from codegen_edge.runtimes.generation.speculation import DraftModel, PromptLookup, Speculator
+from codegen_edge.session import Session
 from codegen_edge.tokenizer import Tokenizer
 
+__all__ = ["Completion", "Draft", "GenerationStream", "Model", "TextEvent", "load_model"]
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Completion:
-    """What was generated for one prompt.
-
-    Attributes:
-        text: the new text, without the prompt; cut before a stop string.
-        token_ids: every new token, those of a stop string and the end of text included.
-        prompt_tokens: number of tokens of the prompt.
-        finish_reason: "stop" (a stop string), "end_of_text", "length" (`max_new_tokens`) or "context" (full).
-        prefill_ms: time to the batch's first token.
-        decode_ms: time from the batch's first token to this row's last.
-    """
-
-    text: str
-    token_ids: tuple[int, ...]
-    prompt_tokens: int
-    finish_reason: FinishReason
-    prefill_ms: float
-    decode_ms: float
-
-    @property
-    def decode_tokens_per_second(self) -> float:
-        """Tokens of this row after its first, over the time they took; 0 when there was one token only."""
-        steps = len(self.token_ids) - 1
-        return 1000 * steps / self.decode_ms if steps and self.decode_ms else 0.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TextEvent:
-    """A piece of one row's text.
-
-    Attributes:
-        row: index of the prompt.
-        text: whole characters; may be empty. A row's pieces join to its completion's text.
-        token_id: the token that brought it.
-        finish_reason: set on the row's last event.
-    """
-
-    row: int
-    text: str
-    token_id: int
-    finish_reason: FinishReason | None
+Draft: TypeAlias = "Literal['prompt-lookup'] | Model"
 
 
 class Model:
@@ -76,22 +36,50 @@ class Model:
         self.tokenizer = tokenizer
 
     @overload
-    def generate(self, prompt: str, *, cancel: CancelToken | None = None, **params: Any) -> Completion: ...
+    def generate(
+        self,
+        prompt: str,
+        *,
+        suffix: str | None = None,
+        draft: Draft | None = None,
+        cancel: CancelToken | None = None,
+        on_prefill: OnPrefill | None = None,
+        **params: Any,
+    ) -> Completion: ...
 
     @overload
     def generate(
-        self, prompt: Sequence[str], *, cancel: CancelToken | None = None, **params: Any
+        self,
+        prompt: Sequence[str],
+        *,
+        suffix: str | None = None,
+        draft: Draft | None = None,
+        cancel: CancelToken | None = None,
+        on_prefill: OnPrefill | None = None,
+        **params: Any,
     ) -> list[Completion]: ...
 
     def generate(
-        self, prompt: str | Sequence[str], *, cancel: CancelToken | None = None, **params: Any
+        self,
+        prompt: str | Sequence[str],
+        *,
+        suffix: str | None = None,
+        draft: Draft | None = None,
+        cancel: CancelToken | None = None,
+        on_prefill: OnPrefill | None = None,
+        **params: Any,
     ) -> Completion | list[Completion]:
         """Generate after one prompt, or after a batch of them.
 
         Args:
             prompt: a text, or several; each row of a batch gets what it would get alone.
+            suffix: a text that follows what is generated; the new text is cut where it meets it. The model does not
+                see it: CodeGen was not trained to fill in.
+            draft: guesses tokens to save steps, and changes none: "prompt-lookup", or a smaller model with the same
+                tokenizer. Only used while one row is left.
             cancel: stops the generation from another thread.
-            **params: the fields of `GenerationParams`: max_new_tokens, temperature, top_k, top_p, seed, stop.
+            on_prefill: told of the prompt tokens that are read, and those to read.
+            **params: the fields of `GenerationParams`: max_new_tokens, temperature, top_p, seed, stop, n, num_beams, …
 
         Returns:
             One Completion for one prompt, a list for several.
@@ -102,17 +90,101 @@ class Model:
             NumericsError: the logits are not finite.
             CancelledError: `cancel` was cancelled.
         """
-        collector = _Collector(self, _as_batch(prompt), GenerationParams(**params), cancel)
-        for _ in collector.events():
-            pass
-        completions = collector.completions()
+        prompts, settings = _as_batch(prompt), _with_suffix(GenerationParams(**params), suffix)
+        if settings.num_beams > 1:
+            if draft is not None:
+                raise InvalidInputError("draft does not go with beam search: all its beams are fed in one step")
+            completions = [self._search_beams(text, settings, cancel, on_prefill) for text in prompts]
+        else:
+            collector = self._collector(prompts, settings, draft, cancel, on_prefill)
+            for _ in collector.events():
+                pass
+            completions = collector.completions()
         return completions[0] if isinstance(prompt, str) else completions
 
     def stream(
-        self, prompt: str | Sequence[str], *, cancel: CancelToken | None = None, **params: Any
+        self,
+        prompt: str | Sequence[str],
+        *,
+        suffix: str | None = None,
+        draft: Draft | None = None,
+        cancel: CancelToken | None = None,
+        on_prefill: OnPrefill | None = None,
+        **params: Any,
     ) -> GenerationStream:
-        """Generate piece by piece; takes what `generate` takes. Bad input is refused before the first piece."""
-        return GenerationStream(_Collector(self, _as_batch(prompt), GenerationParams(**params), cancel))
+        """Generate piece by piece; takes what `generate` takes, but for beam search.
+
+        Bad input is refused before the first piece.
+        """
+        settings = _with_suffix(GenerationParams(**params), suffix)
+        if settings.num_beams > 1:
+            raise InvalidInputError("beam search has no text before its end; use generate")
+        return GenerationStream(self._collector(_as_batch(prompt), settings, draft, cancel, on_prefill))
+
+    async def astream(
+        self, prompt: str | Sequence[str], *, cancel: CancelToken | None = None, **options: Any
+    ) -> AsyncIterator[TextEvent]:
+        """`stream` for asyncio: the steps run in a thread; leaving the iteration cancels them."""
+        cancel = cancel or CancelToken()
+        async for event in events_from_thread(lambda: iter(self.stream(prompt, cancel=cancel, **options)), cancel):
+            yield event
+
+    def session(self) -> Session:
+        """An empty text that is continued turn by turn, without computing anything twice."""
+        return Session(self)
+
+    def load_session(self, path: str | Path) -> Session:
+        """A session that `Session.save` wrote with this model; raise IntegrityError for another model's."""
+        return Session.load(self, Path(path))
+
+    def speculator(self, draft: Draft | None) -> Speculator | None:
+        """What guesses tokens; raise InvalidInputError where a draft model has another vocabulary."""
+        if draft is None:
+            return None
+        if draft == "prompt-lookup":
+            return Speculator(PromptLookup())
+        if not isinstance(draft, Model):
+            raise InvalidInputError(f'draft must be "prompt-lookup" or a model, got {draft!r}')
+        if draft.tokenizer.fingerprint != self.tokenizer.fingerprint:
+            raise InvalidInputError("the draft model has another tokenizer: its guesses would mean other text")
+        return Speculator(DraftModel(draft.runtime))
+
+    def _collector(
+        self,
+        prompts: list[str],
+        params: GenerationParams,
+        draft: Draft | None,
+        cancel: CancelToken | None,
+        on_prefill: OnPrefill | None,
+    ) -> Collector:
+        token_ids = [self.tokenizer.encode(prompt) for prompt in prompts]
+        loop = GenerationLoop(
+            self.runtime,
+            token_ids,
+            params,
+            num_allowed_ids=self.tokenizer.vocab_size,
+            cancel=cancel,
+            speculator=self.speculator(draft),
+            on_prefill=on_prefill,
+        )
+        return Collector(loop, token_ids, params, self.tokenizer, self.runtime.config.eos_token_id)
+
+    def _search_beams(
+        self, prompt: str, params: GenerationParams, cancel: CancelToken | None, on_prefill: OnPrefill | None
+    ) -> Completion:
+        token_ids = self.tokenizer.encode(prompt)
+        started_at = time.perf_counter()
+        beams = beam_search(
+            self.runtime,
+            token_ids,
+            params,
+            num_allowed_ids=self.tokenizer.vocab_size,
+            cancel=cancel,
+            on_prefill=on_prefill,
+        )
+        silent_ids = {self.runtime.config.eos_token_id, *params.stop_ids}
+        milliseconds = 1000 * (time.perf_counter() - started_at)
+        return completion_of_beams(beams, len(token_ids), self.tokenizer, silent_ids, milliseconds)
 
     def close(self) -> None:
         """Free the runtime."""
@@ -130,7 +202,7 @@ class Model:
 class GenerationStream:
     """Iterate it for TextEvents; afterwards `completions` holds the results."""
 
-    def __init__(self, collector: _Collector) -> None:
+    def __init__(self, collector: Collector) -> None:
         self._collector = collector
         self._events = collector.events()
 
@@ -143,63 +215,10 @@ class GenerationStream:
         return self._collector.completions()
 
 
-class _Collector:
-    """Runs the loop, adds text and timings to its events, and keeps what `Completion` needs."""
-
-    def __init__(self, model: Model, prompts: list[str], params: GenerationParams, cancel: CancelToken | None) -> None:
-        token_ids = [model.tokenizer.encode(prompt) for prompt in prompts]
-        self._loop = GenerationLoop(
-            model.runtime,
-            token_ids,
-            params,
-            num_allowed_ids=model.tokenizer.vocab_size,
-            cancel=cancel,
-        )
-        self._eos_token_id = model.runtime.config.eos_token_id
-        self._prompt_tokens = [len(row) for row in token_ids]
-        self._assemblers = [TextAssembler(model.tokenizer, params.stop) for _ in prompts]
-        self._texts = [""] * len(prompts)
-        self._token_ids: list[list[int]] = [[] for _ in prompts]
-        self._reasons: dict[int, FinishReason] = {}
-        self._ended_at = [0.0] * len(prompts)
-        self._started_at = self._first_token_at = 0.0
-
-    def events(self) -> Iterator[TextEvent]:
-        self._started_at = time.perf_counter()
-        for token in self._loop:
-            now = time.perf_counter()
-            self._first_token_at = self._first_token_at or now
-            self._ended_at[token.row] = now
-            yield self._add(token)
-
-    def completions(self) -> list[Completion]:
-        if len(self._reasons) < len(self._texts):
-            raise InvalidInputError("the stream has not ended; iterate it to its end first")
-        return [
-            Completion(
-                text=self._texts[row],
-                token_ids=tuple(self._token_ids[row]),
-                prompt_tokens=self._prompt_tokens[row],
-                finish_reason=self._reasons[row],
-                prefill_ms=1000 * (self._first_token_at - self._started_at),
-                decode_ms=1000 * (self._ended_at[row] - self._first_token_at),
-            )
-            for row in range(len(self._texts))
-        ]
-
-    def _add(self, token: TokenEvent) -> TextEvent:
-        assembler, reason = self._assemblers[token.row], token.finish_reason
-        self._token_ids[token.row].append(token.token_id)
-        piece = "" if token.token_id == self._eos_token_id else assembler.add(token.token_id)
-        if reason is not None and not assembler.is_stopped:
-            piece += assembler.finish()
-        if assembler.is_stopped:
-            reason = "stop"
-            self._loop.finish(token.row)
-        if reason is not None:
-            self._reasons[token.row] = reason
-        self._texts[token.row] += piece
-        return TextEvent(row=token.row, text=piece, token_id=token.token_id, finish_reason=reason)
+def _with_suffix(params: GenerationParams, suffix: str | None) -> GenerationParams:
+    if suffix is None:
+        return params
+    return replace(params, stop=(*params.stop, *suffix_stops(suffix)))
 
 
 def _as_batch(prompt: str | Sequence[str]) -> list[str]:

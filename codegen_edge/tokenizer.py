@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -41,6 +43,12 @@ class Tokenizer:
         """Id of `<|endoftext|>`, or None when the vocabulary lacks it."""
         token_id: int | None = self._backend.token_to_id(END_OF_TEXT)
         return token_id
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of every token and its id: where it is equal, ids mean the same text."""
+        vocabulary = sorted(self._backend.get_vocab(with_added_tokens=True).items())
+        return hashlib.sha256(json.dumps(vocabulary).encode()).hexdigest()
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`; raise InvalidInputError when it is not valid Unicode."""

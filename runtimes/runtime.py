@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +28,22 @@ class KVCache(Protocol):
     def rewind(self, row: int, length: int) -> None:
         """Forget what row `row` holds beyond its first `length` tokens."""
 
-    def keep(self, rows: list[int]) -> None:
-        """Keep only `rows`, in the order given (ascending); the batch shrinks to them."""
+    def select(self, rows: Sequence[int], shared: int = 0) -> None:
+        """Make the batch `rows` of what it was: some leave, change places or are repeated.
+
+        Args:
+            rows: at least one, in any order.
+            shared: the first tokens that all rows are known to have in common; they need not be moved.
+        """
+
+    def join(self, other: KVCache) -> None:
+        """Append the rows of another cache of this runtime; the capacity becomes the larger one of both."""
+
+    def read_row(self, row: int) -> dict[str, NDArray[Any]]:
+        """Copies of what a row holds: [H, P, D] by the contract's past names."""
+
+    def write_row(self, row: int, tensors: Mapping[str, NDArray[Any]]) -> None:
+        """Make a row hold what `read_row` gave; raise InvalidInputError where shapes or dtypes are others."""
 
     def interrupt(self) -> None:
         """Make the step in flight on this cache raise CancelledError soon. Callable from any thread."""

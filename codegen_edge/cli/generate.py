@@ -3,47 +3,39 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
-import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from codegen_edge.cli.generation_options import generation_options, opened_draft
+from codegen_edge.cli.interruption import run_interruptibly
+
 if TYPE_CHECKING:
     from codegen_edge.model import Completion, GenerationStream
-    from codegen_edge.runtimes.generation import CancelToken
 
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--prompt", help="The text to continue.")
 @click.option("--prompt-file", type=click.Path(path_type=Path), help="Read the prompt from a file, - for stdin.")
-@click.option("--max-new-tokens", type=int, default=128, show_default=True)
-@click.option("--temperature", type=float, default=0.0, show_default=True, help="0 takes the likeliest token.")
-@click.option("--top-k", type=int, default=0, help="Sample from the K likeliest tokens only.")
-@click.option("--top-p", type=float, default=1.0, help="Sample from the likeliest tokens that reach P only.")
-@click.option("--seed", type=int, help="Make sampling repeatable.")
-@click.option("--stop", multiple=True, metavar="TEXT", help="End before this text; may be given several times.")
+@generation_options
+@click.option("--suffix", metavar="TEXT", help="What follows: the new text is cut where it meets it.")
+@click.option("-n", "n", type=int, default=1, help="Samples, or beams, to give; only the first one is streamed.")
+@click.option("--num-beams", type=int, default=1, help="Beam search for the likeliest text.")
+@click.option("--length-penalty", type=float, default=1.0, help="Of beam search.")
+@click.option("--top-logprobs", type=int, help="Log probabilities in --json: of the tokens, and of the K likeliest.")
 @click.option("--stream/--no-stream", default=True, show_default=True, help="Print pieces as they come.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object with the text and its figures.")
-@click.option("--runtime", default="cpu", show_default=True)
-@click.option("--threads", type=int, help="CPU threads.  [default: all]")
-@click.option(
-    "--check",
-    type=click.Choice(["full", "size"]),
-    default="full",
-    show_default=True,
-    help="Compare the bundle's sha256 sums first, or its sizes only.",
-)
 def generate(
     bundle: Path,
     prompt: str | None,
     prompt_file: Path | None,
+    suffix: str | None,
     stream: bool,
     as_json: bool,
+    draft: str | None,
     runtime: str,
     threads: int | None,
     check: Any,
@@ -53,64 +45,42 @@ def generate(
 
     codegen-edge generate my-bundle --prompt "def hello_world():" --max-new-tokens 64
     """
+    from codegen_edge.editing import suffix_stops
     from codegen_edge.model import load_model
     from codegen_edge.runtimes.generation import CancelToken, GenerationParams
 
     text = _read_prompt(prompt, prompt_file)
-    GenerationParams(**params)  # refuses bad options before the model is loaded
-    with load_model(bundle, runtime=runtime, threads=threads, check=check) as model:
+    settings = GenerationParams(**params)  # refuses bad options before the model is loaded
+    if suffix is not None:
+        suffix_stops(suffix)
+    is_streaming = stream and not as_json and settings.num_beams == 1 and settings.n == 1
+    with (
+        load_model(bundle, runtime=runtime, threads=threads, check=check) as model,
+        opened_draft(draft, runtime, threads) as drafter,
+    ):
         cancel = CancelToken()
-        is_streaming = stream and not as_json
-        running = model.stream(text, cancel=cancel, **params)
-        completion = _run_interruptibly(lambda: _consume(running, is_streaming=is_streaming), cancel)
+        options = {"suffix": suffix, "draft": drafter, "cancel": cancel, **params}
+
+        def work() -> Completion:
+            return _consume(model.stream(text, **options)) if is_streaming else model.generate(text, **options)
+
+        completion = run_interruptibly(work, cancel)
     if as_json:
         click.echo(json.dumps(_fields(completion), ensure_ascii=False))
-    elif not is_streaming:
-        click.echo(completion.text)
-    else:
+    elif is_streaming:
         click.echo()
+    else:
+        for number, each in enumerate((completion, *completion.alternatives)):
+            if number:
+                click.echo("-" * 8)
+            click.echo(each.text)
 
 
-def _consume(running: GenerationStream, *, is_streaming: bool) -> Completion:
+def _consume(running: GenerationStream) -> Completion:
     for event in running:
-        if is_streaming and event.text:
+        if event.text:
             click.echo(event.text, nl=False)
     return running.completions[0]
-
-
-def _run_interruptibly(work: Callable[[], Completion], cancel: CancelToken) -> Completion:
-    """Run `work` in a thread, so that Ctrl-C is seen at once: Python handles no signal while a kernel runs.
-
-    While it runs Ctrl-C cancels and raises nothing: an exception in the middle of a library may be lost there.
-    """
-    from codegen_edge.errors import CancelledError
-
-    outcome: list[Completion | BaseException] = []
-    is_done = threading.Event()
-
-    def run() -> None:
-        try:
-            outcome.append(work())
-        except BaseException as exc:  # noqa: BLE001 - raised again in the main thread
-            outcome.append(exc)
-        is_done.set()
-
-    previous = signal.signal(signal.SIGINT, lambda *_: cancel.cancel())
-    try:
-        threading.Thread(target=run, name="generate").start()
-        is_done.wait()
-    except BaseException:  # SIGTERM's exit
-        cancel.cancel()
-        is_done.wait()
-        raise
-    finally:
-        signal.signal(signal.SIGINT, previous)
-    result = outcome[0]
-    if isinstance(result, CancelledError):
-        raise KeyboardInterrupt from result
-    if isinstance(result, BaseException):
-        raise result
-    return result
 
 
 def _read_prompt(prompt: str | None, prompt_file: Path | None) -> str:
@@ -138,7 +108,7 @@ def _read_file(path: Path | None) -> str:
 
 
 def _fields(completion: Completion) -> dict[str, Any]:
-    return {
+    fields: dict[str, Any] = {
         "text": completion.text,
         "token_ids": list(completion.token_ids),
         "prompt_tokens": completion.prompt_tokens,
@@ -147,3 +117,11 @@ def _fields(completion: Completion) -> dict[str, Any]:
         "decode_ms": round(completion.decode_ms, 3),
         "decode_tokens_per_second": round(completion.decode_tokens_per_second, 3),
     }
+    if completion.logprobs is not None:
+        fields["logprobs"] = completion.logprobs
+        fields["top_logprobs"] = completion.top_logprobs
+    if completion.score is not None:
+        fields["score"] = completion.score
+    if completion.alternatives:
+        fields["alternatives"] = [_fields(each) for each in completion.alternatives]
+    return fields

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any
 
@@ -29,11 +29,13 @@ def run_options() -> Any:
 
 
 class OrtCpuCache:
-    """KV buffers [B, H, C, D], one pair a layer. Memory that no token has touched costs nothing."""
+    """KV buffers [rows, H, C, D], one pair a layer; the first B rows are the batch.
+
+    Memory that no token has touched costs nothing.
+    """
 
     def __init__(self, config: ModelConfig, batch_size: int, capacity: int, dtype: type[np.generic]) -> None:
         shape = (batch_size, config.num_heads, capacity, config.head_dim)
-        self.capacity = capacity
         self.lengths = np.zeros(batch_size, np.int64)
         self.buffers = {
             (layer, part): np.zeros(shape, dtype)
@@ -42,7 +44,17 @@ class OrtCpuCache:
         self.options = run_options()
         self._is_interrupted = False
         self._lock = threading.RLock()  # a signal handler may interrupt the thread that holds it
-        self.bindings: dict[tuple[int, int], Any] = {}  # by first and last row: a decode step binds no buffer anew
+        self._bindings: dict[tuple[int, int], Any] = {}  # by first and last row: a decode step binds no buffer anew
+
+    @property
+    def capacity(self) -> int:
+        """The most tokens a row can hold (C)."""
+        return self._buffer_shape[2]
+
+    @property
+    def _buffer_shape(self) -> tuple[int, ...]:
+        shape: tuple[int, ...] = next(iter(self.buffers.values())).shape
+        return shape
 
     def rewind(self, row: int, length: int) -> None:
         """Forget what row `row` holds beyond its first `length` tokens; nothing is moved."""
@@ -50,25 +62,69 @@ class OrtCpuCache:
             raise InvalidInputError(f"row {row} holds {self.lengths[row]} tokens, cannot rewind it to {length}")
         self.lengths[row] = length
 
-    def keep(self, rows: list[int]) -> None:
-        """Move the tokens of `rows` (ascending) to the front and shrink the batch to them."""
+    def select(self, rows: Sequence[int], shared: int = 0) -> None:
+        """Make the batch `rows` of what it was; rows that stay in their place cost nothing."""
+        if len(rows) > self._buffer_shape[0]:
+            self._reallocate(len(rows), self.capacity)
+            shared = 0  # the new rows lack that, too
+        moves = [(new, old) for new, old in enumerate(rows) if new != old]
         for buffer in self.buffers.values():
-            for new, old in enumerate(rows):
-                if new != old:
-                    length = self.lengths[old]
-                    buffer[new, :, :length] = buffer[old, :, :length]
-        self.lengths = self.lengths[rows]
-        self.bindings.clear()
+            # All are taken before one is written: rows may change places.
+            taken = [buffer[old, :, shared : self.lengths[old]].copy() for _, old in moves]
+            for (new, old), tokens in zip(moves, taken, strict=True):
+                buffer[new, :, shared : self.lengths[old]] = tokens
+        self.lengths = self.lengths[list(rows)]
+
+    def join(self, other: KVCache) -> None:
+        """Append the rows of another cache."""
+        assert isinstance(other, OrtCpuCache)
+        batch_size, more = len(self.lengths), len(other.lengths)
+        capacity = max(self.capacity, other.capacity)
+        if batch_size + more > self._buffer_shape[0] or capacity > self.capacity:
+            # Twice as many rows, so that rows that join one by one are not copied every time.
+            self._reallocate(max(batch_size + more, 2 * batch_size), capacity)
+        for place, buffer in self.buffers.items():
+            for row, length in enumerate(other.lengths):
+                buffer[batch_size + row, :, :length] = other.buffers[place][row, :, :length]
+        self.lengths = np.concatenate([self.lengths, other.lengths])
+
+    def read_row(self, row: int) -> dict[str, NDArray[Any]]:
+        """Copies of what a row holds."""
+        length = self.lengths[row]
+        return {contract.past_name(*place): buffer[row, :, :length].copy() for place, buffer in self.buffers.items()}
+
+    def write_row(self, row: int, tensors: Mapping[str, NDArray[Any]]) -> None:
+        """Make a row hold what `read_row` gave."""
+        named = {contract.past_name(*place): buffer for place, buffer in self.buffers.items()}
+        lengths = {tensor.shape[1] if tensor.ndim == 3 else -1 for tensor in tensors.values()}
+        length = lengths.pop() if len(lengths) == 1 else -1
+        fits = named.keys() == tensors.keys() and 0 <= length <= self.capacity
+        if not fits or any(
+            tensor.shape != named[name][row, :, :length].shape or tensor.dtype != named[name].dtype
+            for name, tensor in tensors.items()
+        ):
+            raise InvalidInputError("these keys and values are of another model, or do not fit the cache")
+        for name, tensor in tensors.items():
+            named[name][row, :, :length] = tensor
+        self.lengths[row] = length
 
     def binding(self, session: Any, rows: slice) -> Any:
         """The binding of some rows' buffers as past and present; made once, kept for later steps."""
-        if (rows.start, rows.stop) not in self.bindings:
+        if (rows.start, rows.stop) not in self._bindings:
             binding = session.io_binding()
             for (layer, part), buffer in self.buffers.items():
                 _bind(binding.bind_input, contract.past_name(layer, part), buffer[rows])
                 _bind(binding.bind_output, contract.present_name(layer, part), buffer[rows])
-            self.bindings[rows.start, rows.stop] = binding
-        return self.bindings[rows.start, rows.stop]
+            self._bindings[rows.start, rows.stop] = binding
+        return self._bindings[rows.start, rows.stop]
+
+    def _reallocate(self, num_rows: int, capacity: int) -> None:
+        _, heads, _, head_dim = self._buffer_shape
+        for place, old in self.buffers.items():
+            self.buffers[place] = new = np.zeros((num_rows, heads, capacity, head_dim), old.dtype)
+            for row, length in enumerate(self.lengths):
+                new[row, :, :length] = old[row, :, :length]
+        self._bindings.clear()
 
     def interrupt(self) -> None:
         """Make the run in flight on this cache stop within milliseconds."""

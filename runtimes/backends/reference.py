@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from codegen_edge import contract
 from codegen_edge.errors import BackendError, CancelledError, InvalidInputError
 from codegen_edge.model_config import ModelConfig
 from codegen_edge.runtimes.runtime import KVCache, Logits, TokenIds
@@ -35,9 +38,40 @@ class ReferenceCache:
         if length < self.lengths[row]:
             self.rows[row].crop(length - int(self.lengths[row]))  # negative: how many tokens to drop
 
-    def keep(self, rows: list[int]) -> None:
-        """Keep only `rows`."""
-        self.rows = [self.rows[row] for row in rows]
+    def select(self, rows: Sequence[int], shared: int = 0) -> None:
+        """Make the batch `rows` of what it was."""
+        self.rows = [
+            self.rows[row] if rows.index(row) == new else deepcopy(self.rows[row]) for new, row in enumerate(rows)
+        ]
+
+    def join(self, other: KVCache) -> None:
+        """Append the rows of another cache."""
+        assert isinstance(other, ReferenceCache)
+        self.capacity = max(self.capacity, other.capacity)
+        self.rows += other.rows
+
+    def read_row(self, row: int) -> dict[str, NDArray[Any]]:
+        """Copies of what a row holds."""
+        return {
+            contract.past_name(layer, part): getattr(held, f"{part}s")[0].numpy().copy()
+            for layer, held in enumerate(self.rows[row].layers)
+            for part in contract.KV_PARTS
+        }
+
+    def write_row(self, row: int, tensors: Mapping[str, NDArray[Any]]) -> None:
+        """Make a row hold what `read_row` gave."""
+        import torch
+        from transformers import DynamicCache
+
+        cache = DynamicCache()
+        for layer in range(len(tensors) // 2):
+            key, value = (
+                torch.from_numpy(tensors[contract.past_name(layer, part)])[None] for part in contract.KV_PARTS
+            )
+            cache.update(key, value, layer)
+        if cache.get_seq_length() > self.capacity:
+            raise InvalidInputError("these keys and values are of another model, or do not fit the cache")
+        self.rows[row] = cache
 
     def interrupt(self) -> None:
         """Stop before the next row is computed; a row in flight is finished, torch cannot be stopped."""

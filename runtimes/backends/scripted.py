@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,9 +46,25 @@ class ScriptedCache:
             raise InvalidInputError(f"cannot rewind row {row} to {length}")
         del self.sequences[row][length:]
 
-    def keep(self, rows: list[int]) -> None:
-        """Keep only `rows`."""
-        self.sequences = [self.sequences[row] for row in rows]
+    def select(self, rows: Sequence[int], shared: int = 0) -> None:
+        """Make the batch `rows` of what it was."""
+        self.sequences = [list(self.sequences[row]) for row in rows]
+
+    def join(self, other: KVCache) -> None:
+        """Append the rows of another cache."""
+        assert isinstance(other, ScriptedCache)
+        self.capacity = max(self.capacity, other.capacity)
+        self.sequences += [list(sequence) for sequence in other.sequences]
+
+    def read_row(self, row: int) -> dict[str, NDArray[Any]]:
+        """The tokens, as the only thing that a row holds."""
+        return {"tokens": np.array(self.sequences[row], np.int64)}
+
+    def write_row(self, row: int, tensors: Mapping[str, NDArray[Any]]) -> None:
+        """Make a row hold the tokens that `read_row` gave."""
+        if tensors.keys() != {"tokens"} or len(tensors["tokens"]) > self.capacity:
+            raise InvalidInputError("these keys and values are of another model, or do not fit the cache")
+        self.sequences[row] = [int(token_id) for token_id in tensors["tokens"]]
 
     def interrupt(self) -> None:
         """Make the next step raise CancelledError."""

@@ -1,7 +1,8 @@
 """The one generation loop, shared by every runtime."""
 
+from codegen_edge.runtimes.generation.batch import RunningBatch, TokenEvent
 from codegen_edge.runtimes.generation.cancel import CancelToken
-from codegen_edge.runtimes.generation.loop import GenerationLoop, TokenEvent
+from codegen_edge.runtimes.generation.loop import GenerationLoop
 from codegen_edge.runtimes.generation.params import FinishReason, GenerationParams
 from codegen_edge.runtimes.generation.text import TextAssembler
 
@@ -10,6 +11,7 @@ __all__ = [
     "FinishReason",
     "GenerationLoop",
     "GenerationParams",
+    "RunningBatch",
     "TextAssembler",
     "TokenEvent",
 ]

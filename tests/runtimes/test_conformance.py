@@ -132,7 +132,7 @@ def test_rewound_row_forgets(runtime: Runtime) -> None:
 def test_kept_rows_go_on_as_if_alone(runtime: Runtime) -> None:
     cache = runtime.new_cache(3, 16)
     runtime.step(np.array([[5, 6], [7, 8], [9, 10]], np.int64), cache)
-    cache.keep([0, 2])
+    cache.select([0, 2])
     logits = runtime.step(np.array([[11], [12]], np.int64), cache)
     assert_close(logits[0], full_forward(runtime, (5, 6, 11))[-1], "row 0")
     assert_close(logits[1], full_forward(runtime, (9, 10, 12))[-1], "row 2")

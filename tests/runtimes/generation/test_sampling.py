@@ -47,7 +47,7 @@ def test_draws_follow_the_distribution() -> None:
     params = GenerationParams(temperature=1.0, top_k=6, seed=3)
     logits, draws = random_logits(0), 20_000
     chooser = TokenChooser(params, VOCAB_SIZE)
-    counts = np.bincount([chooser.choose(logits, 0) for _ in range(draws)], minlength=VOCAB_SIZE)
+    counts = np.bincount([chooser.choose(logits, range(step)).token_id for step in range(draws)], minlength=VOCAB_SIZE)
     expected = draws * next_token_probabilities(logits, params)
     kept = expected > 0
     assert counts[~kept].sum() == 0
@@ -58,7 +58,7 @@ def test_draws_follow_the_distribution() -> None:
 def test_same_seed_gives_the_same_tokens_and_another_seed_others() -> None:
     def draw(seed: int) -> list[int]:
         chooser = TokenChooser(GenerationParams(temperature=1.0, seed=seed), VOCAB_SIZE)
-        return [chooser.choose(random_logits(step), step) for step in range(30)]
+        return [chooser.choose(random_logits(step), range(step)).token_id for step in range(30)]
 
     assert draw(7) == draw(7)
     assert draw(7) != draw(8)
@@ -66,14 +66,14 @@ def test_same_seed_gives_the_same_tokens_and_another_seed_others() -> None:
 
 def test_greedy_takes_the_first_of_the_likeliest() -> None:
     logits = np.array([0, 5, 1, 5], np.float32)
-    assert TokenChooser(GenerationParams(), 4).choose(logits, 0) == 1
+    assert TokenChooser(GenerationParams(), 4).choose(logits).token_id == 1
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])
 def test_ids_beyond_the_allowed_ones_are_never_chosen(temperature: float) -> None:
     logits = np.array([0, 1, 9, 9], np.float32)
     chooser = TokenChooser(GenerationParams(temperature=temperature, seed=0), 2)
-    assert {chooser.choose(logits, step) for step in range(50)} <= {0, 1}
+    assert {chooser.choose(logits, range(step)).token_id for step in range(50)} <= {0, 1}
 
 
 @pytest.mark.parametrize("temperature", [1e-320, 1e-30, 1e30])
@@ -89,9 +89,9 @@ def test_extreme_temperature_gives_no_nan(temperature: float) -> None:
 def test_logits_that_are_not_finite_are_an_error_that_names_the_step(temperature: float, logits: list[float]) -> None:
     chooser = TokenChooser(GenerationParams(temperature=temperature, seed=0), 3)
     with pytest.raises(NumericsError, match="step 12"):
-        chooser.choose(np.array(logits, np.float32), 12)
+        chooser.choose(np.array(logits, np.float32), range(12))
 
 
 def test_single_minus_infinity_is_allowed() -> None:
     chooser = TokenChooser(GenerationParams(temperature=1.0, seed=0), 3)
-    assert {chooser.choose(np.array([-np.inf, 1, 1], np.float32), 0) for _ in range(30)} == {1, 2}
+    assert {chooser.choose(np.array([-np.inf, 1, 1], np.float32), range(step)).token_id for step in range(30)} == {1, 2}

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from codegen_edge.bundle import Bundle
-from codegen_edge.runtimes.generation import TextAssembler
+from codegen_edge.runtimes.generation.text import Cut, TextAssembler
 from codegen_edge.tokenizer import Tokenizer
 
 
@@ -16,7 +16,7 @@ def tokenizer(tiny_bundle: Bundle) -> Tokenizer:
 
 def feed(tokenizer: Tokenizer, token_ids: list[int], stop: tuple[str, ...] = ()) -> tuple[list[str], bool]:
     """The pieces, and whether a stop string was met."""
-    assembler = TextAssembler(tokenizer, stop)
+    assembler = TextAssembler(tokenizer, Cut(stop))
     pieces = []
     for token_id in token_ids:
         pieces.append(assembler.add(token_id))

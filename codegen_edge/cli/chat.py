@@ -1,0 +1,109 @@
+"""`codegen-edge chat`: a program written turn by turn, in one session."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from codegen_edge.cli.generation_options import generation_options, opened_draft
+from codegen_edge.cli.interruption import run_interruptibly
+
+if TYPE_CHECKING:
+    from codegen_edge.session import Session
+
+_HELP = """A line is added to the program and continued; an empty line continues it as it is. Lines that begin with /:
+  /undo        forget the last turn      /show        print the program
+  /save FILE   save the session          /load FILE   go on with a saved one
+  /help        this text                 /quit        leave (as does the end of the input)"""
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path))
+@generation_options
+def chat(
+    bundle: Path,
+    draft: str | None,
+    runtime: str,
+    threads: int | None,
+    check: Any,
+    **params: Any,
+) -> None:
+    """Write a program with BUNDLE turn by turn (multi-turn synthesis).
+
+    codegen-edge chat my-bundle --single-block
+    """
+    from codegen_edge.model import load_model
+    from codegen_edge.runtimes.generation import GenerationParams
+
+    GenerationParams(**params)  # refuses bad options before the model is loaded
+    with (
+        load_model(bundle, runtime=runtime, threads=threads, check=check) as model,
+        opened_draft(draft, runtime, threads) as drafter,
+    ):
+        _Chat(model.session(), {"draft": drafter, **params}).run()
+
+
+class _Chat:
+    def __init__(self, session: Session, options: dict[str, Any]) -> None:
+        self._session = session
+        self._options = options
+        self._marks: list[int] = []  # lengths before each turn
+
+    def run(self) -> None:
+        """Read lines until the end of the input."""
+        click.echo(_HELP, err=True)
+        while True:
+            try:
+                line = input(">>> ")
+            except EOFError:
+                click.echo(err=True)
+                return
+            if not line.startswith("/"):
+                self._turn(line)
+            elif line == "/quit":
+                return
+            else:
+                self._command(*line.split(maxsplit=1))
+
+    def _command(self, name: str, argument: str = "") -> None:
+        from codegen_edge.errors import CodegenEdgeError
+
+        try:
+            if name == "/undo" and self._marks:
+                self._session.rewind(self._marks.pop())
+            elif name == "/show":
+                click.echo(self._session.text)
+            elif name == "/save" and argument:
+                self._session.save(argument)
+            elif name == "/load" and argument:
+                self._session, self._marks = self._session.model.load_session(argument), []
+            elif name == "/help":
+                click.echo(_HELP, err=True)
+            else:
+                click.echo(f"error: {name} cannot be done; /help tells what can", err=True)
+        except CodegenEdgeError as exc:
+            click.echo(f"error: {exc}", err=True)
+
+    def _turn(self, line: str) -> None:
+        from codegen_edge.errors import CodegenEdgeError
+        from codegen_edge.runtimes.generation import CancelToken
+
+        self._marks.append(self._session.num_tokens)
+        text = self._session.text
+        self._session.append(f"{'' if not text or text.endswith(chr(10)) else chr(10)}{line}\n" if line else "")
+        cancel = CancelToken()
+        try:
+            run_interruptibly(lambda: self._print(cancel), cancel)
+        except KeyboardInterrupt:
+            click.echo("\ninterrupted; the turn is forgotten", err=True)
+            self._session.rewind(self._marks.pop())
+        except CodegenEdgeError as exc:
+            click.echo(f"error: {exc}", err=True)
+            self._session.rewind(self._marks.pop())
+
+    def _print(self, cancel: Any) -> None:
+        for event in self._session.stream(cancel=cancel, **self._options):
+            click.echo(event.text, nl=False)
+        click.echo()

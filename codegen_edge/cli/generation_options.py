@@ -1,0 +1,74 @@
+"""The options of `generate` and `chat` that say how to choose tokens and when to stop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from codegen_edge.model import Draft
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+_OPTIONS = (
+    click.option("--max-new-tokens", type=int, default=128, show_default=True),
+    click.option("--min-new-tokens", type=int, default=0, help="No end of text before."),
+    click.option("--temperature", type=float, default=0.0, show_default=True, help="0 takes the likeliest token."),
+    click.option("--top-k", type=int, default=0, help="Sample from the K likeliest tokens only."),
+    click.option("--top-p", type=float, default=1.0, help="Sample from the likeliest tokens that reach P only."),
+    click.option("--min-p", type=float, default=0.0, help="Sample from tokens P times as likely as the likeliest."),
+    click.option("--typical-p", type=float, default=1.0, help="Sample from the tokens of typical surprise only."),
+    click.option("--repetition-penalty", type=float, default=1.0, help="Above 1: what occurred is less likely."),
+    click.option("--presence-penalty", type=float, default=0.0, help="Taken from logits of generated tokens."),
+    click.option("--frequency-penalty", type=float, default=0.0, help="The same, for every time."),
+    click.option("--no-repeat-ngram-size", type=int, default=0, help="No run of N tokens twice."),
+    click.option("--seed", type=int, help="Make sampling repeatable."),
+    click.option("--stop", multiple=True, metavar="TEXT", help="End before this text; may be given several times."),
+    click.option(
+        "--truncate-before", multiple=True, metavar="REGEX", help="Cut the new text before a match; several times."
+    ),
+    click.option("--single-block", is_flag=True, help="End before a second top-level print or def."),
+    click.option("--max-seconds", type=float, help="End with what is there after this time."),
+    click.option(
+        "--prompt-overflow",
+        type=click.Choice(["refuse", "cut-left"]),
+        default="refuse",
+        show_default=True,
+        help="What becomes of a prompt that is too long.",
+    ),
+    click.option("--draft", metavar="prompt-lookup|BUNDLE", help="Guess tokens to save steps; changes none of them."),
+    click.option("--runtime", default="cpu", show_default=True),
+    click.option("--threads", type=int, help="CPU threads.  [default: all]"),
+    click.option(
+        "--check",
+        type=click.Choice(["full", "size"]),
+        default="full",
+        show_default=True,
+        help="Compare the bundle's sha256 sums first, or its sizes only.",
+    ),
+)
+
+
+def generation_options(command: _Command) -> _Command:
+    """Add the options to a command."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+@contextmanager
+def opened_draft(draft: str | None, runtime: str, threads: int | None) -> Iterator[Draft | None]:
+    """What `--draft` names: nothing, "prompt-lookup", or a bundle, which is loaded and closed again."""
+    if draft is None:
+        yield None
+    elif draft == "prompt-lookup":
+        yield "prompt-lookup"
+    else:
+        from codegen_edge.model import load_model
+
+        with load_model(Path(draft), runtime=runtime, threads=threads) as model:
+            yield model

@@ -1,0 +1,208 @@
+"""A text that grows turn by turn: what is computed once stays in its KV cache."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from codegen_edge.completion import Collector, Completion, TextEvent
+from codegen_edge.errors import BundleError, CancelledError, IntegrityError, InvalidInputError
+from codegen_edge.runtimes.generation import CancelToken, GenerationLoop, GenerationParams
+from codegen_edge.runtimes.generation.prefill import OnPrefill, fitting_prompt
+from codegen_edge.runtimes.generation.speculation import common_length
+from codegen_edge.storage import replace_file
+
+if TYPE_CHECKING:
+    from codegen_edge.model import Draft, Model
+
+_FORMAT = "codegen-edge session 1"
+_TOLD = "session.json"
+
+
+class Session:
+    """One text of one model, for multi-turn synthesis: append, generate, append again.
+
+    A session is used by one thread at a time; sessions of a model may take turns.
+
+    Attributes:
+        model: computes.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self._ids: list[int] = []
+        self._cache = model.runtime.new_cache(1, model.runtime.config.context_length)
+        self._held: list[int] = []  # what the cache holds
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """The text's tokens."""
+        return tuple(self._ids)
+
+    @property
+    def text(self) -> str:
+        """The text so far, given and generated."""
+        return self.model.tokenizer.decode(self._ids)
+
+    @property
+    def num_tokens(self) -> int:
+        """Length of the text: a mark to rewind to."""
+        return len(self._ids)
+
+    def append(self, text: str) -> None:
+        """Add a text; it is tokenized by itself, and read with the next generation."""
+        self._ids += self.model.tokenizer.encode(text)
+
+    def rewind(self, num_tokens: int) -> None:
+        """Forget the text beyond its first tokens; raise InvalidInputError where it has fewer."""
+        if not 0 <= num_tokens <= len(self._ids):
+            raise InvalidInputError(f"the session has {len(self._ids)} tokens, it cannot be rewound to {num_tokens}")
+        del self._ids[num_tokens:]
+
+    def fork(self) -> Session:
+        """A session that goes on from here by itself."""
+        other = Session(self.model)
+        other._ids = list(self._ids)
+        if self._held:
+            other._cache.write_row(0, self._cache.read_row(0))
+            other._held = list(self._held)
+        return other
+
+    def generate(
+        self,
+        *,
+        draft: Draft | None = None,
+        cancel: CancelToken | None = None,
+        on_prefill: OnPrefill | None = None,
+        **params: Any,
+    ) -> Completion:
+        """Continue the text; the new text becomes part of it, cut as the completion is.
+
+        Takes what `Model.generate` takes, but for `n` and beams; raises what it raises, and the session keeps the
+        text that it had.
+        """
+        collector, events = self._start(draft, cancel, on_prefill, params)
+        for _ in events:
+            pass
+        return collector.completions()[0]
+
+    def stream(
+        self,
+        *,
+        draft: Draft | None = None,
+        cancel: CancelToken | None = None,
+        on_prefill: OnPrefill | None = None,
+        **params: Any,
+    ) -> Iterator[TextEvent]:
+        """`generate` piece by piece. The text is extended at the end; left early, it stays as it was."""
+        return self._start(draft, cancel, on_prefill, params)[1]
+
+    def save(self, path: str | Path) -> None:
+        """Write text and KV cache to a file, in one step.
+
+        Raises:
+            StorageError: the file cannot be written; one that was there is intact.
+        """
+        told = {
+            "format": _FORMAT,
+            "model": self.model.bundle.fingerprint,
+            "token_ids": self._ids,
+            "held": self._held,
+        }
+        buffer = io.BytesIO()
+        arrays: dict[str, Any] = {_TOLD: np.frombuffer(json.dumps(told).encode(), np.uint8)}
+        np.savez(buffer, **arrays, **(self._cache.read_row(0) if self._held else {}))
+        replace_file(Path(path), buffer.getvalue())
+
+    @classmethod
+    def load(cls, model: Model, path: Path) -> Session:
+        """A session that `save` wrote.
+
+        Raises:
+            BundleError: the file is no session, or is damaged.
+            IntegrityError: it was written with another model, whose keys and values mean nothing to this one.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as file:
+                tensors = {name: file[name] for name in file.files}
+            told = json.loads(tensors.pop(_TOLD).tobytes())
+            token_ids, held = list(map(int, told["token_ids"])), list(map(int, told["held"]))
+        except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as exc:
+            raise BundleError(f"{path} is no session that can be read ({exc})") from exc
+        if told.get("format") != _FORMAT:
+            raise BundleError(f"{path} has format {told.get('format')!r}, this codegen-edge reads {_FORMAT!r}")
+        if told.get("model") != model.bundle.fingerprint:
+            raise IntegrityError(f"{path} was written with another model or precision; its cache means nothing here")
+        session = cls(model)
+        session._ids, session._held = token_ids, held
+        if held:
+            session._cache.write_row(0, tensors)
+        if int(session._cache.lengths[0]) != len(held):
+            raise BundleError(f"{path} is damaged: its keys and values are not those of its tokens")
+        return session
+
+    def _start(
+        self,
+        draft: Draft | None,
+        cancel: CancelToken | None,
+        on_prefill: OnPrefill | None,
+        params: dict[str, Any],
+    ) -> tuple[Collector, Iterator[TextEvent]]:
+        settings = GenerationParams(**params)
+        if settings.n > 1 or settings.num_beams > 1:
+            raise InvalidInputError("a session has one text: n and num_beams must be 1; fork it for several")
+        runtime, tokenizer = self.model.runtime, self.model.tokenizer
+        ids = fitting_prompt(self._ids, settings, runtime.config.context_length) if self._ids else []
+        loop = GenerationLoop(
+            runtime,
+            [ids],
+            # Already cut where it had to be; a longer one is not to be cut once more.
+            replace(settings, prompt_overflow="refuse"),
+            num_allowed_ids=tokenizer.vocab_size,
+            cancel=cancel,
+            speculator=self.model.speculator(draft),
+            cache=self._cache,
+            on_prefill=on_prefill,
+        )
+        collector = Collector(loop, [ids], settings, tokenizer, runtime.config.eos_token_id)
+        return collector, self._run(collector, ids)
+
+    def _run(self, collector: Collector, ids: list[int]) -> Iterator[TextEvent]:
+        # The last token is always fed: the logits after it are wanted.
+        common = min(common_length(self._held, ids), len(ids) - 1)
+        self._cache.rewind(0, common)
+        del self._held[common:]
+        try:
+            yield from collector.events()
+            completion = collector.completions()[0]
+            self._ids = ids + self._kept(completion)
+        except CancelledError:
+            # An interruption that came between two steps would stop the first step of the next generation.
+            interrupted = self._cache
+            self._cache = self.model.runtime.new_cache(1, interrupted.capacity)
+            self._cache.write_row(0, interrupted.read_row(0))
+            raise
+        finally:
+            fed = ids + collector.token_ids(0)
+            self._held = fed[: int(self._cache.lengths[0])]
+
+    def _kept(self, completion: Completion) -> list[int]:
+        """The tokens of the completion's text: its own, as far as they are whole, and the rest tokenized anew."""
+        tokenizer, text = self.model.tokenizer, completion.text.encode()
+        kept: list[int] = []
+        length = 0
+        for token_id in completion.token_ids:
+            piece = tokenizer.token_bytes(token_id)
+            if not text.startswith(piece, length):
+                break
+            kept.append(token_id)
+            length += len(piece)
+        rest = text[length:].decode(errors="ignore")
+        return kept + (tokenizer.encode(rest) if rest else [])
