@@ -118,7 +118,8 @@ class Session:
         }
         buffer = io.BytesIO()
         arrays: dict[str, Any] = {_TOLD: np.frombuffer(json.dumps(told).encode(), np.uint8)}
-        np.savez(buffer, **arrays, **(self._cache.read_row(0) if self._held else {}))
+        arrays |= self._cache.read_row(0) if self._held else {}
+        np.savez(buffer, **arrays)
         replace_file(Path(path), buffer.getvalue())
 
     @classmethod

@@ -154,7 +154,7 @@ class Speculator:
         count = min(self._count(), most)
         if self._drafter.is_free:
             guesses = self._drafter.draft(ids, min(self._most, most), chooser)
-            if not count:
+            if not count and not self._shadow:
                 self._shadow, self._shadow_start = guesses[:4], len(ids)
             return guesses[:count]
         if not count:

@@ -139,6 +139,61 @@ def test_kept_rows_go_on_as_if_alone(runtime: Runtime) -> None:
     assert cache.lengths.tolist() == [3, 3]
 
 
+@pytest.mark.parametrize("order", [[2, 0, 1], [1, 1, 0, 2, 1], [0, 0], [2]])
+def test_selected_rows_go_on_as_if_alone(runtime: Runtime, order: list[int]) -> None:
+    """Rows change places, are repeated and leave; a repeated row is a copy of its own."""
+    rows = [(5, 6, 21), (7, 8), (9,)]
+    cache = runtime.new_cache(3, 16)
+    token_ids = np.array([[5, 6, 21], [7, 8, 0], [9, 0, 0]], np.int64)
+    runtime.step(token_ids, cache, counts=np.array([3, 2, 1]))
+    cache.select(order)
+    followers = list(range(30, 30 + len(order)))
+    logits = runtime.step(np.array([[token_id] for token_id in followers], np.int64), cache)
+    again = runtime.step(np.array([[41]] * len(order), np.int64), cache)
+    for index, row in enumerate(order):
+        alone = full_forward(runtime, (*rows[row], followers[index], 41))
+        assert_close(logits[index], alone[-2], f"row {index}")
+        assert_close(again[index], alone[-1], f"row {index}, next")
+    assert cache.lengths.tolist() == [len(rows[row]) + 2 for row in order]
+
+
+def test_selected_rows_may_share_their_beginning(runtime: Runtime) -> None:
+    cache = runtime.new_cache(1, 16)
+    runtime.step(row_of(5, 300), cache)
+    cache.select([0, 0, 0])
+    runtime.step(np.array([[1], [2], [3]], np.int64), cache)
+    cache.select([2, 0, 2], 2)
+    logits = runtime.step(np.array([[4], [4], [6]], np.int64), cache)
+    for index, tail in enumerate([(3, 4), (1, 4), (3, 6)]):
+        assert_close(logits[index], full_forward(runtime, (5, 300, *tail))[-1], f"row {index}")
+
+
+def test_joined_rows_go_on_as_if_alone(runtime: Runtime) -> None:
+    cache, others = runtime.new_cache(1, 8), runtime.new_cache(2, 16)
+    runtime.step(row_of(5, 300, 17), cache)
+    runtime.step(np.array([[7, 8], [9, 10]], np.int64), others)
+    cache.join(others)
+    assert cache.capacity == 16
+    late = runtime.new_cache(1, 8)
+    runtime.step(row_of(42), late)
+    cache.join(late)
+    logits = runtime.step(np.array([[1], [2], [3], [4]], np.int64), cache)
+    for index, row in enumerate([(5, 300, 17, 1), (7, 8, 2), (9, 10, 3), (42, 4)]):
+        assert_close(logits[index], full_forward(runtime, row)[-1], f"row {index}")
+
+
+def test_row_that_was_read_can_be_written_elsewhere(runtime: Runtime) -> None:
+    cache, other = runtime.new_cache(2, 8), runtime.new_cache(1, 16)
+    runtime.step(np.array([[5, 300, 17], [7, 8, 9]], np.int64), cache)
+    tensors = cache.read_row(1)
+    runtime.step(np.array([[1], [1]], np.int64), cache)  # what was read is a copy
+    other.write_row(0, tensors)
+    assert other.lengths.tolist() == [3]
+    assert_close(runtime.step(row_of(42), other)[0], full_forward(runtime, (7, 8, 9, 42))[-1], "after writing")
+    with pytest.raises(InvalidInputError, match="do not fit"):
+        runtime.new_cache(1, 2).write_row(0, tensors)
+
+
 def test_full_cache_is_refused_and_stays_usable(runtime: Runtime) -> None:
     cache = runtime.new_cache(1, 3)
     runtime.step(row_of(5, 300), cache)
