@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import io
 import json
 import zipfile
@@ -131,7 +132,7 @@ class Session:
             IntegrityError: it was written with another model, whose keys and values mean nothing to this one.
         """
         try:
-            with np.load(path, allow_pickle=False) as file:
+            with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
                 tensors = {name: file[name] for name in file.files}
             told = json.loads(tensors.pop(_TOLD).tobytes())
             token_ids, held = list(map(int, told["token_ids"])), list(map(int, told["held"]))
@@ -173,9 +174,10 @@ class Session:
             on_prefill=on_prefill,
         )
         collector = Collector(loop, [ids], settings, tokenizer, runtime.config.eos_token_id)
-        return collector, self._run(collector, ids)
+        silent_ids = {runtime.config.eos_token_id, *settings.stop_ids}
+        return collector, self._run(collector, ids, silent_ids)
 
-    def _run(self, collector: Collector, ids: list[int]) -> Iterator[TextEvent]:
+    def _run(self, collector: Collector, ids: list[int], silent_ids: set[int]) -> Iterator[TextEvent]:
         # The last token is always fed: the logits after it are wanted.
         common = min(common_length(self._held, ids), len(ids) - 1)
         self._cache.rewind(0, common)
@@ -183,7 +185,7 @@ class Session:
         try:
             yield from collector.events()
             completion = collector.completions()[0]
-            self._ids = ids + self._kept(completion)
+            self._ids = ids + self._kept(completion, silent_ids)
         except CancelledError:
             # An interruption that came between two steps would stop the first step of the next generation.
             interrupted = self._cache
@@ -194,16 +196,19 @@ class Session:
             fed = ids + collector.token_ids(0)
             self._held = fed[: int(self._cache.lengths[0])]
 
-    def _kept(self, completion: Completion) -> list[int]:
-        """The tokens of the completion's text: its own, as far as they are whole, and the rest tokenized anew."""
-        tokenizer, text = self.model.tokenizer, completion.text.encode()
-        kept: list[int] = []
-        length = 0
-        for token_id in completion.token_ids:
-            piece = tokenizer.token_bytes(token_id)
-            if not text.startswith(piece, length):
+    def _kept(self, completion: Completion, silent_ids: set[int]) -> list[int]:
+        """The tokens of the completion's text: all, or where it was cut those before, and the rest tokenized anew."""
+        token_ids = [token_id for token_id in completion.token_ids if token_id not in silent_ids]
+        if completion.finish_reason != "stop":
+            return token_ids
+        tokenizer, text = self.model.tokenizer, completion.text
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        read, num_kept, num_read = "", 0, 0
+        for number, token_id in enumerate(token_ids, start=1):
+            read += decoder.decode(tokenizer.token_bytes(token_id))
+            if not text.startswith(read):
                 break
-            kept.append(token_id)
-            length += len(piece)
-        rest = text[length:].decode(errors="ignore")
-        return kept + (tokenizer.encode(rest) if rest else [])
+            if not decoder.getstate()[0]:  # no character is begun
+                num_kept, num_read = number, len(read)
+        rest = text[num_read:]
+        return token_ids[:num_kept] + (tokenizer.encode(rest) if rest else [])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from pathlib import Path
@@ -10,6 +11,7 @@ import torch
 
 from codegen_edge import CancelToken, load_model, open_bundle
 from codegen_edge.bundle import Bundle
+from codegen_edge.editing import suffix_stops
 from codegen_edge.errors import BundleError, CancelledError, ContextLengthError, InvalidInputError
 from codegen_edge.exporter import load_reference_model, open_checkpoint
 from codegen_edge.model import Model
@@ -123,3 +125,114 @@ def test_closed_model_frees_its_runtime(tiny_bundle: Bundle) -> None:
     with load_model(tiny_bundle.path, check="size", threads=1) as model:
         model.generate("a", max_new_tokens=1)
     assert open_bundle(tiny_bundle.path).manifest == tiny_bundle.manifest
+
+
+def test_samples_come_as_alternatives_of_the_first(model: Model) -> None:
+    several = model.generate("def f", temperature=1.0, seed=11, max_new_tokens=10, n=3)
+    single = model.generate("def f", temperature=1.0, seed=11, max_new_tokens=10)
+    assert several.token_ids == single.token_ids
+    assert len({each.token_ids for each in (several, *several.alternatives)}) == 3
+    both = model.generate(["def f", "import os"], temperature=1.0, seed=11, max_new_tokens=10, n=2)
+    assert both[0].token_ids == single.token_ids
+    assert [len(each.alternatives) for each in both] == [1, 1]
+
+
+def test_events_name_prompt_and_sample(model: Model) -> None:
+    stream = model.stream(["def f", "import"], temperature=1.0, seed=1, max_new_tokens=2, n=2)
+    assert {(event.row, event.sample) for event in stream} == {(0, 0), (0, 1), (1, 0), (1, 1)}
+
+
+def test_beams_come_best_first(model: Model) -> None:
+    best = model.generate("def hello", num_beams=4, n=3, max_new_tokens=12)
+    scores = [each.score for each in (best, *best.alternatives)]
+    assert len(scores) == 3
+    assert scores == sorted(scores, reverse=True)  # type: ignore[type-var]
+    assert best.text == model.tokenizer.decode(best.token_ids)
+    with pytest.raises(InvalidInputError, match="use generate"):
+        model.stream("a", num_beams=2)
+    with pytest.raises(InvalidInputError, match="draft does not go with beam search"):
+        model.generate("a", num_beams=2, draft="prompt-lookup")
+
+
+def test_logprobs_are_kept_when_asked_for(model: Model) -> None:
+    assert model.generate("def f", max_new_tokens=3).logprobs is None
+    completion = model.generate("def f", max_new_tokens=3, top_logprobs=2)
+    assert completion.logprobs is not None
+    assert completion.top_logprobs is not None
+    for token_id, logprob, top in zip(completion.token_ids, completion.logprobs, completion.top_logprobs, strict=True):
+        assert top[0] == (token_id, logprob)
+        assert len(top) == 2
+
+
+def test_suffix_ends_the_text_where_it_is_met(model: Model) -> None:
+    text = model.generate("def hello_world():", max_new_tokens=40).text
+    middle = text[10:14]
+    assert middle.strip()
+    assert "\n" not in middle
+    cut = model.generate("def hello_world():", max_new_tokens=40, suffix=f"{middle}\n    more\n")
+    assert cut.text == text[: text.find(middle)]
+    assert cut.finish_reason == "stop"
+    with pytest.raises(InvalidInputError, match="blank"):
+        model.generate("def f", suffix="\n  \n")
+
+
+@pytest.mark.parametrize(
+    ("suffix", "stops"),
+    [
+        ("    return x\n", ("    return x", "\n    return x")),
+        ("\n\n    return x\nmore", ("\n\n    return x", "\n    return x")),
+        (")\n", (")", "\n)")),
+        ("\nreturn", ("\nreturn",)),
+    ],
+)
+def test_stops_of_a_suffix(suffix: str, stops: tuple[str, ...]) -> None:
+    assert suffix_stops(suffix) == stops
+
+
+def test_drafts_change_no_token(model: Model, tiny_bundle: Bundle) -> None:
+    with load_model(tiny_bundle.path) as drafter:
+        for params in ({}, {"temperature": 0.7, "seed": 2}):
+            plain = model.generate(PROMPTS[0], max_new_tokens=40, **params)
+            for draft in ("prompt-lookup", drafter):
+                drafted = model.generate(PROMPTS[0], max_new_tokens=40, draft=draft, **params)  # type: ignore[call-overload]
+                assert drafted.token_ids == plain.token_ids
+
+
+def test_draft_of_another_tokenizer_is_refused(model: Model, trained_bundle: Bundle) -> None:
+    with load_model(trained_bundle.path) as other, pytest.raises(InvalidInputError, match="another tokenizer"):
+        model.generate("a", draft=other)
+    with pytest.raises(InvalidInputError, match="draft must be"):
+        model.generate("a", draft="guess")  # type: ignore[call-overload]
+
+
+def test_asynchronous_stream_gives_the_same_events(model: Model) -> None:
+    async def collect() -> list[tuple[str, int | None]]:
+        return [(event.text, event.token_id) async for event in model.astream("def f", max_new_tokens=8)]
+
+    expected = [(event.text, event.token_id) for event in model.stream("def f", max_new_tokens=8)]
+    assert asyncio.run(collect()) == expected
+
+
+def test_asynchronous_stream_that_is_left_cancels_and_one_that_fails_raises(model: Model) -> None:
+    cancel = CancelToken()
+
+    async def leave() -> None:
+        stream = model.astream("def f", max_new_tokens=100, cancel=cancel)
+        async for _ in stream:
+            break
+        await stream.aclose()  # type: ignore[attr-defined]
+
+    asyncio.run(leave())
+    assert cancel.is_cancelled
+
+    async def fail() -> None:
+        async for _ in model.astream("", max_new_tokens=3):
+            pass
+
+    with pytest.raises(InvalidInputError, match="empty"):
+        asyncio.run(fail())
+
+
+def test_deadline_ends_a_completion(model: Model) -> None:
+    completion = model.generate("def f", max_new_tokens=100, max_seconds=1e-9, prefill_chunk=1)
+    assert (completion.text, completion.token_ids, completion.finish_reason) == ("", (), "deadline")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -147,15 +147,17 @@ def trained(trained_bundle: Bundle) -> Iterator[Runtime]:
     runtime.close()
 
 
-def test_greedy_tokens_of_200_prompts_stay_the_same(trained: Runtime, trained_bundle: Bundle) -> None:
+def test_greedy_tokens_of_200_prompts_stay_the_same(
+    trained: Runtime, trained_bundle: Bundle, record_property: Callable[[str, object], None]
+) -> None:
     """Kernels round differently for different row counts: a token may differ where its lead is that small, only."""
     tokenizer = Tokenizer(trained_bundle.tokenizer_path)
-    params = GenerationParams(max_new_tokens=24)
+    params = GenerationParams(max_new_tokens=16)
     near_ties, drafted, accepted = 0, 0, 0
     texts = [file.text for file in load_corpus("held-out")]
     for number in range(200):
         text = texts[number % len(texts)]
-        start = 97 * (number // len(texts))
+        start = 97 * (number // len(texts)) % (len(text) - 40)
         prompt = tokenizer.encode(text[start : start + 240])
         plain = [token_id for token_id, _, _ in run(trained, prompt, params)]
         speculator = Always(PromptLookup(), most_drafted=6)
@@ -165,7 +167,8 @@ def test_greedy_tokens_of_200_prompts_stay_the_same(trained: Runtime, trained_bu
             same = common_length(plain, guessed)
             assert lead_of(trained, [*prompt, *plain[:same]], plain[same], guessed[same]) < 1e-3
             near_ties += 1
-    print(f"{near_ties} of 200 differ at a near tie; {accepted} of {drafted} guesses stood")
+    record_property("near ties of 200", near_ties)
+    record_property("guesses that stood", f"{accepted} of {drafted}")
     assert near_ties <= 4
     assert accepted > 50
 

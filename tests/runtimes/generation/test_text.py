@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import CodeGenTokenizer
 
 from codegen_edge.bundle import Bundle
 from codegen_edge.runtimes.generation.text import Cut, TextAssembler
@@ -72,3 +73,57 @@ def test_text_held_back_for_a_stop_that_never_comes_is_released(tokenizer: Token
     assert not is_stopped
     assert "".join(pieces) == "end\n\n"
     assert pieces[-1] == "\n\n"
+
+
+PIECES = (
+    "print(1)\n",
+    "def f():\n",
+    "    x\n",
+    "printed\n",
+    "define\n",
+    "\n",
+    "# a\n",
+    "pri",
+    "de",
+    "é🌍",
+    "y = 2",
+    "'''\n",
+)
+PATTERNS = ("^#", "\n\n\n", "^'''", "y.*2")
+
+
+def test_truncation_is_that_of_codegens_tokenizer() -> None:
+    reference = object.__new__(CodeGenTokenizer)
+
+    @given(st.lists(st.sampled_from(PIECES), max_size=12), st.lists(st.sampled_from(PATTERNS), max_size=2, unique=True))
+    def check(pieces: list[str], patterns: list[str]) -> None:
+        text = "".join(pieces)
+        end = Cut(truncate_before=patterns, single_block=True).find(text)
+        kept = text if end is None else text[:end]
+        assert kept == CodeGenTokenizer.truncate(reference, text, patterns)
+
+    check()
+
+
+def test_streamed_text_never_has_to_be_taken_back(tokenizer: Tokenizer) -> None:
+    @given(st.lists(st.sampled_from(PIECES), max_size=12), st.booleans())
+    def check(pieces: list[str], has_stop: bool) -> None:
+        text = "".join(pieces)
+        cut = Cut(("x\n",) if has_stop else (), single_block=True)
+        assembler = TextAssembler(tokenizer, cut)
+        joined = ""
+        for token_id in tokenizer.encode(text):
+            joined += assembler.add(token_id)
+            if assembler.is_stopped:
+                break
+        joined += assembler.finish()
+        end = cut.find(text)
+        assert joined == (text if end is None else text[:end])
+
+    check()
+
+
+def test_text_before_a_pattern_is_given_out_at_the_end_only(tokenizer: Tokenizer) -> None:
+    assembler = TextAssembler(tokenizer, Cut(truncate_before=("^#",)))
+    assert {assembler.add(token_id) for token_id in tokenizer.encode("x = 1\n")} == {""}
+    assert assembler.finish() == "x = 1\n"
