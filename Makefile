@@ -37,11 +37,12 @@ typecheck: $(STAMP) ## check types, strictly
 train: $(STAMP) ## train the checkpoint that ships with us anew; Ctrl-C and the same command go on
 	$(BIN)/python -m codegen_edge.checkpoints.train
 
-bench: $(STAMP) ## measure export memory, 350M parity and quantization into benchmarks/results/
+bench: $(STAMP) ## measure export memory, 350M parity, quantization and generation into benchmarks/results/
 	$(BIN)/python -m benchmarks.export_memory
 	$(BIN)/python -m benchmarks.parity_350m
 	$(BIN)/python -m benchmarks.parse_rate
 	$(BIN)/python -m benchmarks.quantization
+	$(BIN)/python -m benchmarks.generation
 
 interop: $(STAMP) ## generate from one bundle with optimum-onnx and transformers.js, each in its own environment
 	$(BIN)/python -m benchmarks.interop.run

@@ -56,6 +56,7 @@ def loop_tokens(bundle: Bundle, batches: list[list[list[int]]]) -> list[list[int
     for prompts in batches:
         tokens: dict[int, list[int]] = {row: [] for row in range(len(prompts))}
         for event in GenerationLoop(runtime, prompts, GenerationParams(max_new_tokens=NEW_TOKENS)):
+            assert event.token_id is not None  # there is no deadline
             tokens[event.row].append(event.token_id)
         rows.extend(tokens.values())
     runtime.close()

@@ -45,15 +45,22 @@ QUALITY: dict[str, dict[str, Any]] = {
     "int4, scale search": {"scheme": "int4", "method": "search"},
     "int4, asymmetric": {"scheme": "int4", "is_symmetric": False},
     "int4, blocks of 32": {"scheme": "int4", "block_size": 32},
-    "int4, blocks of 128": {"scheme": "int4", "block_size": 128},
-    "int4, blocks of 32, plain rounding": {"scheme": "int4", "block_size": 32, "method": "round"},
+    "int4, blocks of 64": {"scheme": "int4", "block_size": 64},
+    "int4 everywhere": {"scheme": "int4", "kept_at_8_bits": frozenset()},
+    "int4 everywhere, plain rounding": {"scheme": "int4", "kept_at_8_bits": frozenset(), "method": "round"},
 }
 SPEED: dict[str, dict[str, Any] | None] = {
     "fp32": None,
     "int8": {"scheme": "int8"},
     "int8-dynamic": {"scheme": "int8-dynamic"},
     "int4 (default)": {"scheme": "int4", "method": "round"},  # the codes' values are no matter
-    "int4, blocks of 128": {"scheme": "int4", "method": "round", "block_size": 128},
+    "int4 everywhere": {"scheme": "int4", "method": "round", "kept_at_8_bits": frozenset()},
+    "int4 everywhere, blocks of 32": {
+        "scheme": "int4",
+        "method": "round",
+        "block_size": 32,
+        "kept_at_8_bits": frozenset(),
+    },
     "int8, int8 KV cache": {"scheme": "int8", "kv_cache": "int8"},
 }
 

@@ -42,7 +42,7 @@ class QuantizeOptions:
         block_size: weights of a row that share a scale; None takes the scheme's own.
         is_symmetric: False stores a zero point a block; None takes the scheme's own.
         method: how int4 codes are chosen: "round", "search" or "gptq".
-        kept_at_8_bits: names of matrices that int4 keeps at 8 bits.
+        kept_at_8_bits: names of matrices that int4 keeps at 8 bits; None keeps the LM head.
         kv_cache: "fp32", or "int8" for a cache of a quarter of the size.
         overwrite: whether a bundle that is there may be replaced.
     """
@@ -51,7 +51,7 @@ class QuantizeOptions:
     block_size: int | None = None
     is_symmetric: bool | None = None
     method: str = DEFAULT_METHOD
-    kept_at_8_bits: frozenset[str] = frozenset()
+    kept_at_8_bits: frozenset[str] | None = None
     kv_cache: contract.KVPrecision = "fp32"
     overwrite: bool = False
 
@@ -177,7 +177,7 @@ def _manifest(bundle: Bundle, stage: Path, options: QuantizeOptions, known: dict
 def _told(options: QuantizeOptions) -> dict[str, Any]:
     return {
         "kv_cache": options.kv_cache,
-        "kept_at_8_bits": sorted(options.kept_at_8_bits),
+        "kept_at_8_bits": None if options.kept_at_8_bits is None else sorted(options.kept_at_8_bits),
         "block_size": options.block_size,
         "is_symmetric": options.is_symmetric,
         "method": options.method if options.scheme == "int4" else "round",

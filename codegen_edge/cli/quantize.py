@@ -24,6 +24,7 @@ _METHODS = ("round", "search", "gptq")
 @click.option("--block-size", type=int, help="Weights of a row that share a scale.  [default: the scheme's own]")
 @click.option("--asymmetric", is_flag=True, help="Store a zero point a block, too.")
 @click.option("--method", type=click.Choice(_METHODS), help="How int4 codes are chosen.  [default: gptq]")
+@click.option("--all-4-bit", is_flag=True, help="Let int4 put the LM head, too, into 4 bits; 8 otherwise.")
 @click.option("--kv-cache", type=click.Choice(("fp32", "int8")), default="fp32", show_default=True)
 @click.option(
     "--calibration",
@@ -44,6 +45,7 @@ def quantize(
     bundle: Path,
     out: Path,
     asymmetric: bool,
+    all_4_bit: bool,
     method: str | None,
     calibration: tuple[Path, ...],
     budget_kl: float | None,
@@ -74,7 +76,12 @@ def quantize(
     quantized, report = _quantize(
         opened,
         out,
-        QuantizeOptions(is_symmetric=False if asymmetric else None, method=method or DEFAULT_METHOD, **options),
+        QuantizeOptions(
+            is_symmetric=False if asymmetric else None,
+            method=method or DEFAULT_METHOD,
+            kept_at_8_bits=frozenset() if all_4_bit else None,
+            **options,
+        ),
         texts or [file.text for file in load_corpus("calibration")],
         budget_kl,
         measure_tokens,

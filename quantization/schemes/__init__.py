@@ -59,7 +59,7 @@ class SchemeOptions:
         block_size: weights that share a scale; None takes the scheme's own.
         is_symmetric: whether zero points are fixed; None takes the scheme's own.
         method: how int4 codes are chosen.
-        kept_at_8_bits: names of matrices that int4 keeps at 8 bits.
+        kept_at_8_bits: names of matrices that int4 keeps at 8 bits; None takes the scheme's own.
         second_moment: calibration by matrix.
         form: how codes stand in the graph.
         on_rows: told of every matrix, some rows at a time, as it is made.
@@ -69,7 +69,7 @@ class SchemeOptions:
     block_size: int | None = None
     is_symmetric: bool | None = None
     method: str = "search"
-    kept_at_8_bits: frozenset[str] = frozenset()
+    kept_at_8_bits: frozenset[str] | None = None
     second_moment: SecondMoment = field(default=lambda _: None)
     form: MatrixForm = "nbits"
     on_rows: OnRows = field(default=lambda *_: None)

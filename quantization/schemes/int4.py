@@ -1,4 +1,4 @@
-"""int4: every matrix in blocks of 4-bit codes, but for those that the budget keeps at 8 bits."""
+"""int4: matrices in blocks of 4-bit codes; the LM head, or what a budget chose instead, in 8-bit ones."""
 
 from __future__ import annotations
 
@@ -11,23 +11,28 @@ from codegen_edge.quantization.methods import CALIBRATED_METHODS
 from codegen_edge.quantization.schemes import Choice, SchemeOptions, int8
 from codegen_edge.quantization.schemes.blocks import fitting_block_size, rewrite_with
 
-BLOCK_SIZE = 64  # float32 scales add an eighth to the bytes of the codes; blocks of 32 would add a quarter
+BLOCK_SIZE = 128  # float32 scales add a sixteenth to the bytes of the codes
 
 _REASONS = {
-    "embedding": "the largest table of a small model; its rows have no inputs to calibrate with",
+    "embedding": "one row a token is read: its bytes are file size; its rows have no inputs to calibrate with",
     "linear": "read for every token: its bytes are the speed",
     "lm_head": "read for every token: its bytes are the speed",
 }
+_KEPT_KIND = "lm_head"
+_KEPT_REASON = "its error goes into the logits as it is: of all matrices the one that costs most at 4 bits"
+_KEPT_BY_BUDGET_REASON = "kept at 8 bits: at 4 it costs most for its bytes"
 
 
 def rewrite(model: ir.Model, options: SchemeOptions) -> list[WeightGroup]:
-    """Put every matrix into 4-bit blocks, or 8-bit ones where the options say so."""
+    """Put every matrix into 4-bit blocks, or 8-bit ones where the options, or else the scheme, say so."""
     return rewrite_with(model, find_matrices(model.graph), lambda matrix: _choose(matrix, options), options)
 
 
 def _choose(matrix: Matrix, options: SchemeOptions) -> Choice:
-    if matrix.name in options.kept_at_8_bits:
-        return int8.choose(matrix, SchemeOptions(), reason="kept at 8 bits: at 4 it costs most for its bytes")
+    if options.kept_at_8_bits is None and matrix.kind == _KEPT_KIND:
+        return int8.choose(matrix, SchemeOptions(form=options.form), reason=_KEPT_REASON)
+    if options.kept_at_8_bits is not None and matrix.name in options.kept_at_8_bits:
+        return int8.choose(matrix, SchemeOptions(form=options.form), reason=_KEPT_BY_BUDGET_REASON)
     block_size = options.block_size or fitting_block_size(matrix, BLOCK_SIZE, options.form)
     grid = Grid(bits=4, block_size=block_size, is_symmetric=options.is_symmetric is not False)
     has_no_inputs = matrix.kind == "embedding" and options.method in CALIBRATED_METHODS

@@ -191,10 +191,11 @@ def test_stops_of_a_suffix(suffix: str, stops: tuple[str, ...]) -> None:
 
 def test_drafts_change_no_token(model: Model, tiny_bundle: Bundle) -> None:
     with load_model(tiny_bundle.path) as drafter:
-        for params in ({}, {"temperature": 0.7, "seed": 2}):
+        settings: tuple[dict[str, Any], ...] = ({}, {"temperature": 0.7, "seed": 2})
+        for params in settings:
             plain = model.generate(PROMPTS[0], max_new_tokens=40, **params)
             for draft in ("prompt-lookup", drafter):
-                drafted = model.generate(PROMPTS[0], max_new_tokens=40, draft=draft, **params)  # type: ignore[call-overload]
+                drafted = model.generate(PROMPTS[0], max_new_tokens=40, draft=draft, **params)
                 assert drafted.token_ids == plain.token_ids
 
 

@@ -243,6 +243,17 @@ def test_full_disk_is_told_and_nothing_stays(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_int4_keeps_the_head_at_8_bits_unless_told_otherwise(quantized: Quantized) -> None:
+    forms = {
+        kept: {tensor.name: tensor.form for tensor in quantized("int4", **options)[1].tensors}
+        for kept, options in {"head": {}, "none": {"kept_at_8_bits": frozenset()}}.items()
+    }
+    assert forms["head"].pop("lm_head.weight").startswith("int8")
+    assert forms["none"].pop("lm_head.weight").startswith("int4")
+    assert forms["head"] == forms["none"]
+    assert all(form.startswith("int4") for form in forms["head"].values())
+
+
 @pytest.fixture(scope="module")
 def wide_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """One block, and two tables of 64 MiB."""

@@ -32,6 +32,7 @@ def scripted(tokens: Sequence[int], prompt_length: int = 1, **options: Any) -> S
 def rows_of(events: list[TokenEvent]) -> dict[int, list[int]]:
     rows: dict[int, list[int]] = {}
     for event in events:
+        assert event.token_id is not None
         rows.setdefault(event.row, []).append(event.token_id)
     return rows
 
@@ -105,7 +106,7 @@ def test_row_that_the_caller_finishes_gets_no_further_token() -> None:
 
 def test_unknown_rows_of_the_head_are_never_chosen() -> None:
     loop = GenerationLoop(scripted([30, 5]), [[1]], GenerationParams(max_new_tokens=4), num_allowed_ids=20)
-    assert all(event.token_id < 20 for event in loop)
+    assert all(event.token_id is not None and event.token_id < 20 for event in loop)
 
 
 @pytest.mark.parametrize(

@@ -86,15 +86,15 @@ def test_no_token_changes(params: GenerationParams, kind: str) -> None:
         prompt = [first, 2, 3, first, 2]
         plain = run(scripted(), prompt, params)
         right = prompt + [token_id for token_id, _, _ in plain]
-        drafter: Drafter = {
+        drafters: dict[str, Drafter] = {
             "lookup": PromptLookup(),
             "draft model": DraftModel(scripted(other_script)),
             "oracle": Oracle(right, 0),
             "often wrong": Oracle(right, 3),
             "always wrong": Oracle(right, 1),
-        }[kind]
+        }
         runtime = scripted()
-        speculator = Always(drafter, most_drafted=5)
+        speculator = Always(drafters[kind], most_drafted=5)
         assert run(runtime, prompt, params, speculator) == plain
         if kind == "oracle" and len(plain) > 12:
             assert speculator.acceptance > 0.9
