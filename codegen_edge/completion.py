@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from codegen_edge.errors import InvalidInputError
 from codegen_edge.runtimes.generation import FinishReason, GenerationLoop, GenerationParams, TextAssembler, TokenEvent
 from codegen_edge.runtimes.generation.beams import Beam
+from codegen_edge.runtimes.generation.speculation import Speculator
 from codegen_edge.tokenizer import Tokenizer
 
 TopLogprobs = tuple[tuple[int, float], ...]
@@ -28,6 +29,8 @@ class Completion:
         decode_ms: time from the batch's first token to this row's last.
         logprobs: of each new token in the model's own distribution; None unless `top_logprobs` was given.
         top_logprobs: for each new token the likeliest ids with theirs.
+        drafted_tokens: guesses that were fed, of the whole batch; 0 without a draft.
+        accepted_tokens: those of them that stood.
         score: of beam search; None otherwise.
         alternatives: the other samples, or the other beams, best first.
     """
@@ -40,6 +43,8 @@ class Completion:
     decode_ms: float
     logprobs: tuple[float, ...] | None = None
     top_logprobs: tuple[TopLogprobs, ...] | None = None
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
     score: float | None = None
     alternatives: tuple[Completion, ...] = ()
 
@@ -97,6 +102,7 @@ class Collector:
         params: of the loop.
         tokenizer: of the model.
         eos_token_id: brings no text.
+        speculator: of the loop, if it has one.
     """
 
     def __init__(
@@ -106,8 +112,10 @@ class Collector:
         params: GenerationParams,
         tokenizer: Tokenizer,
         eos_token_id: int,
+        speculator: Speculator | None = None,
     ) -> None:
         self._loop = loop
+        self._speculator = speculator
         self._params = params
         self._silent_ids = {eos_token_id, *params.stop_ids}
         self._prompt_tokens = [len(prompt) for prompt in prompts]
@@ -155,6 +163,8 @@ class Collector:
             decode_ms=1000 * (row.ended_at - self._first_token_at),
             logprobs=tuple(row.logprobs) if has_logprobs else None,
             top_logprobs=tuple(row.top_logprobs) if has_logprobs else None,
+            drafted_tokens=self._speculator.num_drafted if self._speculator else 0,
+            accepted_tokens=self._speculator.num_accepted if self._speculator else 0,
         )
 
     def _add(self, token: TokenEvent) -> TextEvent:

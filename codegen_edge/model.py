@@ -158,16 +158,17 @@ class Model:
         on_prefill: OnPrefill | None,
     ) -> Collector:
         token_ids = [self.tokenizer.encode(prompt) for prompt in prompts]
+        speculator = self.speculator(draft)
         loop = GenerationLoop(
             self.runtime,
             token_ids,
             params,
             num_allowed_ids=self.tokenizer.vocab_size,
             cancel=cancel,
-            speculator=self.speculator(draft),
+            speculator=speculator,
             on_prefill=on_prefill,
         )
-        return Collector(loop, token_ids, params, self.tokenizer, self.runtime.config.eos_token_id)
+        return Collector(loop, token_ids, params, self.tokenizer, self.runtime.config.eos_token_id, speculator)
 
     def _search_beams(
         self, prompt: str, params: GenerationParams, cancel: CancelToken | None, on_prefill: OnPrefill | None

@@ -162,6 +162,7 @@ class Session:
             raise InvalidInputError("a session has one text: n and num_beams must be 1; fork it for several")
         runtime, tokenizer = self.model.runtime, self.model.tokenizer
         ids = fitting_prompt(self._ids, settings, runtime.config.context_length) if self._ids else []
+        speculator = self.model.speculator(draft)
         loop = GenerationLoop(
             runtime,
             [ids],
@@ -169,11 +170,11 @@ class Session:
             replace(settings, prompt_overflow="refuse"),
             num_allowed_ids=tokenizer.vocab_size,
             cancel=cancel,
-            speculator=self.model.speculator(draft),
+            speculator=speculator,
             cache=self._cache,
             on_prefill=on_prefill,
         )
-        collector = Collector(loop, [ids], settings, tokenizer, runtime.config.eos_token_id)
+        collector = Collector(loop, [ids], settings, tokenizer, runtime.config.eos_token_id, speculator)
         silent_ids = {runtime.config.eos_token_id, *settings.stop_ids}
         return collector, self._run(collector, ids, silent_ids)
 

@@ -120,6 +120,8 @@ def _fields(completion: Completion) -> dict[str, Any]:
     if completion.logprobs is not None:
         fields["logprobs"] = completion.logprobs
         fields["top_logprobs"] = completion.top_logprobs
+    if completion.drafted_tokens:
+        fields["drafted_tokens"], fields["accepted_tokens"] = completion.drafted_tokens, completion.accepted_tokens
     if completion.score is not None:
         fields["score"] = completion.score
     if completion.alternatives:

@@ -197,6 +197,7 @@ def test_drafts_change_no_token(model: Model, tiny_bundle: Bundle) -> None:
             for draft in ("prompt-lookup", drafter):
                 drafted = model.generate(PROMPTS[0], max_new_tokens=40, draft=draft, **params)
                 assert drafted.token_ids == plain.token_ids
+                assert 0 <= drafted.accepted_tokens <= drafted.drafted_tokens
 
 
 def test_draft_of_another_tokenizer_is_refused(model: Model, trained_bundle: Bundle) -> None:

@@ -244,9 +244,10 @@ def test_full_disk_is_told_and_nothing_stays(
 
 
 def test_int4_keeps_the_head_at_8_bits_unless_told_otherwise(quantized: Quantized) -> None:
+    settings: dict[str, dict[str, Any]] = {"head": {}, "none": {"kept_at_8_bits": frozenset()}}
     forms = {
         kept: {tensor.name: tensor.form for tensor in quantized("int4", **options)[1].tensors}
-        for kept, options in {"head": {}, "none": {"kept_at_8_bits": frozenset()}}.items()
+        for kept, options in settings.items()
     }
     assert forms["head"].pop("lm_head.weight").startswith("int8")
     assert forms["none"].pop("lm_head.weight").startswith("int4")
