@@ -89,8 +89,8 @@ def _quantization_lines() -> list[str]:
     tokens = result["quality"]["variants"][0]["num_tokens"]
     return [
         f"Quantized: damage on the trained checkpoint ({tokens} held-out tokens, through the KV cache, against its "
-        "float32 bundle), speed on the 350M shape against our own float32 in the same run (2 cores; decode after 128 tokens, and "
-        "after 1,900):",
+        "float32 bundle), speed on the 350M shape against our own float32 in the same run (2 cores; decode after 128 "
+        "tokens, and after 1,900):",
         "",
         "| variant | bytes | perplexity | KL | top-1 | decode | prefill | decode, long |",
         "|---|---|---|---|---|---|---|---|",
@@ -101,8 +101,8 @@ def _quantization_lines() -> list[str]:
 def _generation_lines() -> list[str]:
     result = load("generation.json")
     return [
-        f"The generation loop, 350M shape, int8: {result['overhead']['overhead']:.1%} over the bare run of the graph in a "
-        f"decode step; eight rows {result['batch_of_8']['ratio']:.1f}× the tokens of one; prompt-lookup "
+        f"The generation loop, 350M shape, int8: {result['overhead']['overhead']:.1%} over the bare run of the graph in "
+        f"a decode step; eight rows {result['batch_of_8']['ratio']:.1f}× the tokens of one; prompt-lookup "
         f"{result['lookup_edit']['speedup']:.1f}× on an edit that repeats its prompt, "
         f"{result['lookup_fresh']['speedup']:.2f}× where guesses are wrong; a turn behind 1,500 tokens starts in "
         f"{result['session']['share']:.1%} of the time that reading them takes.",
