@@ -101,8 +101,8 @@ def _quantization_lines() -> list[str]:
 def _generation_lines() -> list[str]:
     result = load("generation.json")
     return [
-        f"The generation loop, 350M shape, int8: {result['overhead']['overhead']:.1%} over the bare run of the graph in "
-        f"a decode step; eight rows {result['batch_of_8']['ratio']:.1f}× the tokens of one; prompt-lookup "
+        f"The generation loop, 350M shape, int8: {result['overhead']['overhead']:.1%} over the bare run of the graph "
+        f"in a decode step; eight rows {result['batch_of_8']['ratio']:.1f}× the tokens of one; prompt-lookup "
         f"{result['lookup_edit']['speedup']:.1f}× on an edit that repeats its prompt, "
         f"{result['lookup_fresh']['speedup']:.2f}× where guesses are wrong; a turn behind 1,500 tokens starts in "
         f"{result['session']['share']:.1%} of the time that reading them takes.",

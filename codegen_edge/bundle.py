@@ -155,6 +155,14 @@ class Bundle:
                 f"codegen-edge export CHECKPOINT OUT --task {task}"
             )
 
+    def require_target(self, target: contract.Target, runtime: str) -> None:
+        """Raise BundleError when the graph is of another target than `runtime` computes."""
+        if self.manifest.target != target:
+            raise BundleError(
+                f"{self.path} is a graph for {self.manifest.target}; runtime {runtime} needs target {target}: "
+                f"codegen-edge export CHECKPOINT OUT --target {target}"
+            )
+
     def record_parity(self, verdict: dict[str, Any]) -> None:
         """Write a verification's verdict into `bundle.json`, in one step.
 

@@ -11,6 +11,11 @@ Axes, used in every shape comment of the project:
     inputs   input_ids [B, T], attention_mask [B, T]
     outputs  last_hidden_state [B, T, H*D]
 
+`text-generation` graph of target `tensorrt`, whose buffers have a fixed capacity:
+    inputs   input_ids [B, T] int64, past_length [B] int64, past_key_values.{i}.key|value [B, H, C, D]
+    outputs  logits [B, T, V], present.{i}.key|value [B, H, C, D]
+    Row b's new tokens are written at past_length[b] of the buffer, whose past is present with them.
+
 The names of the dynamic axes are part of the contract: transformers.js takes an unknown axis of the past for 0,
 and optimum evaluates the names as expressions. The mask means right padding: row b holds sum(mask[b]) tokens.
 Past and present are float32, or int8 in a bundle whose manifest says so.
@@ -22,7 +27,7 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 Task = Literal["text-generation", "feature-extraction"]
-Target = Literal["ort"]
+Target = Literal["ort", "tensorrt"]
 Precision = Literal["fp32", "fp16", "int8", "int8-dynamic", "int4"]
 KVPrecision = Literal["fp32", "int8"]
 KVPart = Literal["key", "value"]
@@ -36,12 +41,14 @@ KV_PARTS: tuple[KVPart, ...] = get_args(KVPart)
 INPUT_IDS = "input_ids"
 ATTENTION_MASK = "attention_mask"
 NUM_LOGITS_TO_KEEP = "num_logits_to_keep"
+PAST_LENGTH = "past_length"
 LOGITS = "logits"
 LAST_HIDDEN_STATE = "last_hidden_state"
 
 AXIS_BATCH = "batch_size"
 AXIS_NEW = "sequence_length"
 AXIS_PAST = "past_sequence_length"
+AXIS_CAPACITY = "capacity"
 AXIS_TOTAL = "past_sequence_length + sequence_length"
 
 MODEL_FILE = "onnx/model.onnx"

@@ -15,9 +15,10 @@ from codegen_edge.exporter.hub import LocatedCheckpoint
 from codegen_edge.graph_io import Progress
 from codegen_edge.quantization import QuantizationReport, TensorReport
 from codegen_edge.quantization.report import REPORT_FILE
-from codegen_edge.quantization.schemes import SchemeOptions, find_scheme
+from codegen_edge.quantization.schemes import MATRIX_FORMS, SchemeOptions, find_scheme
 from codegen_edge.runtimes import open_runtime
 from codegen_edge.runtimes.backends.reference import ReferenceRuntime
+from codegen_edge.runtimes.registry import PROVING_RUNTIMES
 from codegen_edge.tokenizer import Tokenizer
 
 DEFAULT_MEASURE_TOKENS = 4096
@@ -51,12 +52,12 @@ def export_quantized(
         raise InvalidInputError(f"a graph for {options.task} is exported in fp32 only")
     scheme = find_scheme(options.precision)
     tensors: list[TensorReport] = []
-    scheme_options = SchemeOptions(method=METHOD, on_made=tensors.append)
+    scheme_options = SchemeOptions(method=METHOD, form=MATRIX_FORMS[options.target], on_made=tensors.append)
     report = QuantizationReport(scheme=options.precision, options={"method": METHOD}, tensors=())
 
     def measure(bundle: Bundle, checkpoint: Checkpoint) -> None:
         nonlocal report
-        candidate = open_runtime("cpu", bundle)
+        candidate = open_runtime(PROVING_RUNTIMES[bundle.manifest.target], bundle)
         reference = ReferenceRuntime(load_reference_model(checkpoint), checkpoint.model)
         texts = [file.text for file in load_corpus("held-out")]
         tokenizer = Tokenizer(bundle.tokenizer_path)

@@ -21,6 +21,7 @@ from codegen_edge.exporter import Checkpoint, load_reference_model
 from codegen_edge.runtimes import open_runtime
 from codegen_edge.runtimes.backends.reference import ReferenceRuntime
 from codegen_edge.runtimes.features import FeatureExtractor
+from codegen_edge.runtimes.registry import PROVING_RUNTIMES
 from codegen_edge.tokenizer import Tokenizer
 
 
@@ -28,7 +29,7 @@ def verify_bundle(
     bundle: Bundle,
     checkpoint: Checkpoint,
     *,
-    runtime: str = "cpu",
+    runtime: str | None = None,
     num_steps: int = DEFAULT_STEPS,
     prompts: Sequence[str] = DEFAULT_PROMPTS,
 ) -> ParityReport:
@@ -39,7 +40,7 @@ def verify_bundle(
     Args:
         bundle: an opened bundle.
         checkpoint: the reference, read as float32 and run by transformers.
-        runtime: by which the bundle runs.
+        runtime: by which the bundle runs; None takes the one that computes its target on any machine.
         num_steps: cached decode steps after each prompt.
         prompts: texts of different lengths.
 
@@ -58,6 +59,7 @@ def verify_bundle(
             f"{checkpoint.folder} is not what {bundle.path} was made of: it is {checkpoint.model}, "
             f"the bundle {bundle.manifest.model}"
         )
+    runtime = runtime or PROVING_RUNTIMES[bundle.manifest.target]
     tokenizer = Tokenizer(bundle.tokenizer_path)
     token_ids = [tokenizer.encode(prompt) for prompt in prompts]
     if bundle.manifest.task == "feature-extraction":

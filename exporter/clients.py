@@ -10,7 +10,9 @@ from codegen_edge.bundle import Source
 from codegen_edge.exporter.checkpoint import Checkpoint
 
 
-def client_files(checkpoint: Checkpoint, task: contract.Task, source: Source) -> dict[str, bytes]:
+def client_files(
+    checkpoint: Checkpoint, task: contract.Task, target: contract.Target, source: Source
+) -> dict[str, bytes]:
     """Content by file name: configs of transformers(.js) and onnxruntime-genai, tokenizer, model card."""
     files = {
         **checkpoint.tokenizer_files,
@@ -19,7 +21,8 @@ def client_files(checkpoint: Checkpoint, task: contract.Task, source: Source) ->
     }
     if task == "text-generation":
         files["generation_config.json"] = _json(_generation_config(checkpoint))
-        files["genai_config.json"] = _json(_genai_config(checkpoint))
+        if target == "ort":  # onnxruntime-genai knows no graph with a past length
+            files["genai_config.json"] = _json(_genai_config(checkpoint))
     return files
 
 

@@ -111,7 +111,7 @@ def _write_the_rest(
 ) -> Manifest:
     """Write all but the weights; the manifest last, for it vouches for the others."""
     write_graph(model, stage)
-    for name, content in client_files(checkpoint, options.task, source).items():
+    for name, content in client_files(checkpoint, options.task, options.target, source).items():
         (stage / name).write_bytes(content)
     manifest = Manifest(
         task=options.task,

@@ -23,7 +23,7 @@ from codegen_edge.quantization.calibration import Calibration
 from codegen_edge.quantization.kv_cache import folded, quantize_cache
 from codegen_edge.quantization.methods import CALIBRATED_METHODS, find_method
 from codegen_edge.quantization.report import REPORT_FILE, QuantizationReport, TensorReport
-from codegen_edge.quantization.schemes import SchemeOptions, find_scheme
+from codegen_edge.quantization.schemes import MATRIX_FORMS, SchemeOptions, find_scheme
 from codegen_edge.storage import MANIFEST_FILE, staged_folder, storage_errors
 
 _TOOLS = ("codegen-edge", "onnx-ir", "numpy", "onnxruntime")
@@ -120,10 +120,14 @@ def quantize_bundle(
         NumericsError: a weight is NaN or infinite.
         StorageError: the disk is full.
     """
+    if options.needs_calibration or options.kv_cache != "fp32":
+        # Calibration runs the graph, and an int8 cache is GroupQueryAttention's.
+        bundle.require_target("ort", "cpu")
     with staged_folder(Path(out), overwrite=options.overwrite) as stage:
         model, read = load_graph(bundle)
         tensors: list[TensorReport] = []
-        scheme_options = replace(options.scheme_options(), on_made=tensors.append)
+        form = MATRIX_FORMS[bundle.manifest.target]
+        scheme_options = replace(options.scheme_options(), form=form, on_made=tensors.append)
         calibration = Calibration(bundle, calibration_documents) if options.needs_calibration else None
         if calibration is not None and options.is_calibrated_method:
             scheme_options = replace(scheme_options, second_moment=calibration.second_moment)

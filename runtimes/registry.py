@@ -6,6 +6,7 @@ import importlib
 from collections.abc import Callable
 from typing import cast
 
+from codegen_edge import contract
 from codegen_edge.bundle import Bundle
 from codegen_edge.errors import InvalidInputError
 from codegen_edge.runtimes.runtime import Runtime
@@ -13,7 +14,11 @@ from codegen_edge.runtimes.runtime import Runtime
 # What runs a bundle. The reference and the scripted fake run none; they are opened by their classes.
 RUNTIMES: dict[str, str] = {
     "cpu": "codegen_edge.runtimes.backends.ort_cpu:open_runtime",
+    "static-cpu": "codegen_edge.runtimes.backends.static_cpu:open_runtime",
 }
+
+# What computes a target's graph on any machine, and so proves it.
+PROVING_RUNTIMES: dict[contract.Target, str] = {"ort": "cpu", "tensorrt": "static-cpu"}
 
 
 def open_runtime(name: str, bundle: Bundle, *, threads: int | None = None) -> Runtime:

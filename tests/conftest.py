@@ -55,6 +55,13 @@ def tiny_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
 
 
 @pytest.fixture(scope="session")
+def static_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The checkpoint's bundle of target tensorrt, not verified. Read only."""
+    out = tmp_path_factory.mktemp("bundle") / "tiny-static"
+    return export_checkpoint(locate_checkpoint(str(tiny_checkpoint)), out, ExportOptions(target="tensorrt"))
+
+
+@pytest.fixture(scope="session")
 def trained_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """The bundle of the checkpoint that ships, not verified. Read only."""
     out = tmp_path_factory.mktemp("bundle") / "trained"

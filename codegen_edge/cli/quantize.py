@@ -107,6 +107,7 @@ def _quantize(
     from codegen_edge.evaluation.perplexity import document_ids
     from codegen_edge.quantization import quantize_bundle
     from codegen_edge.runtimes import open_runtime
+    from codegen_edge.runtimes.registry import PROVING_RUNTIMES
     from codegen_edge.tokenizer import Tokenizer
 
     tokenizer = Tokenizer(bundle.tokenizer_path)
@@ -114,7 +115,7 @@ def _quantize(
 
     def measure(candidate: Bundle) -> Damage:
         progress.update(task, description="measuring on the held-out text", total=None)
-        runtimes = [open_runtime("cpu", each) for each in (candidate, bundle)]
+        runtimes = [open_runtime(PROVING_RUNTIMES[bundle.manifest.target], each) for each in (candidate, bundle)]
         try:
             return measure_damage(runtimes[0], runtimes[1], tokenizer, held_out, max_tokens=measure_tokens)
         finally:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.option("--reference", required=True, help="The checkpoint: a folder or a hub id.")
 @click.option("--revision", help="Branch, tag or commit of a hub id.")
 @click.option("--offline", is_flag=True, help="Use the hub's local cache only.")
-@click.option("--runtime", default="cpu", show_default=True)
+@click.option("--runtime", help="By which the bundle runs.  [default: cpu; static-cpu for target tensorrt]")
 @click.option("--steps", type=int, help="Decode steps after each prompt.  [default: 16]")
 @click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write the report to this file.")
 def verify(
@@ -27,7 +27,7 @@ def verify(
     reference: str,
     revision: str | None,
     offline: bool,
-    runtime: str,
+    runtime: str | None,
     steps: int | None,
     json_file: Path | None,
 ) -> None:

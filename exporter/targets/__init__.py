@@ -14,6 +14,7 @@ from codegen_edge.exporter.checkpoint import Checkpoint
 
 TARGETS: dict[contract.Target, str] = {
     "ort": "codegen_edge.exporter.targets.ort:build_graph",
+    "tensorrt": "codegen_edge.exporter.targets.tensorrt:build_graph",
 }
 
 

@@ -16,6 +16,7 @@ from codegen_edge.errors import UnsupportedModelError
 from codegen_edge.exporter import graph as graphs
 from codegen_edge.exporter.checkpoint import Checkpoint
 from codegen_edge.exporter.targets import TargetGraph
+from codegen_edge.exporter.targets.rotary import rotary_tables
 from codegen_edge.exporter.trace import fake_causal_lm, trace
 from codegen_edge.model_config import ModelConfig
 
@@ -58,7 +59,7 @@ def build_graph(checkpoint: Checkpoint, task: contract.Task) -> TargetGraph:
     _name_graph(model.graph, config, has_cache=has_cache)
     if has_cache:
         graphs.keep_last_logits(model)
-    return TargetGraph(model=model, transposed=transposed, computed=_rotary_tables(config))
+    return TargetGraph(model=model, transposed=transposed, computed=rotary_tables(config))
 
 
 class _Past:
@@ -130,14 +131,6 @@ def _group_query_attention(
     )
     layer_past.present.append((present_key, present_value))
     return self.out_proj(attended), None
-
-
-def _rotary_tables(config: ModelConfig) -> dict[str, torch.Tensor]:
-    """cos and sin [context_length, rotary_dim / 2], from transformers' own function."""
-    from transformers.models.codegen.modeling_codegen import create_sinusoidal_positions
-
-    sin, cos = create_sinusoidal_positions(config.context_length, config.rotary_dim).chunk(2, dim=1)
-    return {"rotary_cos": cos.contiguous(), "rotary_sin": sin.contiguous()}
 
 
 def _name_graph(graph: Any, config: ModelConfig, *, has_cache: bool) -> None:

@@ -9,6 +9,7 @@ from typing import Literal, Protocol, cast
 
 import onnx_ir as ir
 
+from codegen_edge import contract
 from codegen_edge.errors import InvalidInputError
 from codegen_edge.graph_io import Weight, WeightGroup
 from codegen_edge.quantization.blockwise import Grid
@@ -25,6 +26,8 @@ SCHEMES: dict[str, str] = {
 
 MatrixForm = Literal["nbits", "dequantize-linear"]
 """How codes stand in a graph: in ONNX Runtime's own operators, or in ONNX's, which TensorRT takes."""
+
+MATRIX_FORMS: dict[contract.Target, MatrixForm] = {"ort": "nbits", "tensorrt": "dequantize-linear"}
 
 OnRows = Callable[[Matrix, int, Weight, Weight], None]
 """Told of a matrix, the first of some rows of it, these as they were [n, K] and what is computed with instead."""

@@ -34,8 +34,10 @@ class OrtCpuCache:
     Memory that no token has touched costs nothing.
     """
 
+    _padding = 0  # positions beyond what a row may hold
+
     def __init__(self, config: ModelConfig, batch_size: int, capacity: int, dtype: type[np.generic]) -> None:
-        shape = (batch_size, config.num_heads, capacity, config.head_dim)
+        shape = (batch_size, config.num_heads, capacity + self._padding, config.head_dim)
         self.lengths = np.zeros(batch_size, np.int64)
         self.buffers = {
             (layer, part): np.zeros(shape, dtype)
@@ -49,7 +51,7 @@ class OrtCpuCache:
     @property
     def capacity(self) -> int:
         """The most tokens a row can hold (C)."""
-        return self._buffer_shape[2]
+        return self._buffer_shape[2] - self._padding
 
     @property
     def _buffer_shape(self) -> tuple[int, ...]:
@@ -113,15 +115,15 @@ class OrtCpuCache:
         if (rows.start, rows.stop) not in self._bindings:
             binding = session.io_binding()
             for (layer, part), buffer in self.buffers.items():
-                _bind(binding.bind_input, contract.past_name(layer, part), buffer[rows])
-                _bind(binding.bind_output, contract.present_name(layer, part), buffer[rows])
+                bind_memory(binding.bind_input, contract.past_name(layer, part), buffer[rows])
+                bind_memory(binding.bind_output, contract.present_name(layer, part), buffer[rows])
             self._bindings[rows.start, rows.stop] = binding
         return self._bindings[rows.start, rows.stop]
 
     def _reallocate(self, num_rows: int, capacity: int) -> None:
         _, heads, _, head_dim = self._buffer_shape
         for place, old in self.buffers.items():
-            self.buffers[place] = new = np.zeros((num_rows, heads, capacity, head_dim), old.dtype)
+            self.buffers[place] = new = np.zeros((num_rows, heads, capacity + self._padding, head_dim), old.dtype)
             for row, length in enumerate(self.lengths):
                 new[row, :, :length] = old[row, :, :length]
         self._bindings.clear()
@@ -163,6 +165,7 @@ class OrtCpuRuntime:
         weights: Mapping[str, NDArray[np.float32]] | None = None,
     ) -> None:
         bundle.require_task("text-generation")
+        bundle.require_target("ort", "cpu")
         self.config = bundle.manifest.model
         self._cache_dtype = _CACHE_DTYPES[bundle.manifest.kv_cache]
         self._session = open_session(bundle.model_path, threads, weights=weights)
@@ -247,10 +250,10 @@ class OrtCpuRuntime:
         ids = np.ascontiguousarray(token_ids)
         keep = np.array([0 if all_logits else 1], np.int64)
         binding = cache.binding(self._session, rows)
-        _bind(binding.bind_input, contract.INPUT_IDS, ids)
-        _bind(binding.bind_input, contract.ATTENTION_MASK, mask)
-        _bind(binding.bind_input, contract.NUM_LOGITS_TO_KEEP, keep)
-        _bind(binding.bind_output, contract.LOGITS, logits)
+        bind_memory(binding.bind_input, contract.INPUT_IDS, ids)
+        bind_memory(binding.bind_input, contract.ATTENTION_MASK, mask)
+        bind_memory(binding.bind_input, contract.NUM_LOGITS_TO_KEEP, keep)
+        bind_memory(binding.bind_output, contract.LOGITS, logits)
         cache.raise_if_interrupted()
         try:
             self._session.run_with_iobinding(binding, cache.options)
@@ -262,7 +265,7 @@ class OrtCpuRuntime:
         return logits
 
 
-def _bind(bind: Any, name: str, array: NDArray[Any]) -> None:
+def bind_memory(bind: Any, name: str, array: NDArray[Any]) -> None:
     """Bind an array's memory by address: no copy, and a row view of a larger buffer is allowed."""
     bind(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
 

@@ -17,6 +17,7 @@ from codegen_edge.runtimes import RUNTIMES as REGISTERED
 from codegen_edge.runtimes import Runtime, TokenIds, open_runtime
 from codegen_edge.runtimes.backends.reference import ReferenceRuntime
 from codegen_edge.runtimes.backends.scripted import ScriptedRuntime
+from codegen_edge.runtimes.registry import PROVING_RUNTIMES
 
 # Steps of one runtime over the same tokens, fed differently: float32 rounding only.
 CLOSE = 2e-5
@@ -28,7 +29,9 @@ def hash_script(sequence: tuple[int, ...]) -> NDArray[np.float32]:
 
 
 @pytest.fixture(params=[*REGISTERED, "reference", "scripted"])
-def runtime(request: pytest.FixtureRequest, tiny_bundle: Bundle, tiny_checkpoint: Path) -> Iterator[Runtime]:
+def runtime(
+    request: pytest.FixtureRequest, tiny_bundle: Bundle, static_bundle: Bundle, tiny_checkpoint: Path
+) -> Iterator[Runtime]:
     made: Runtime
     if request.param == "scripted":
         made = ScriptedRuntime(hash_script, vocab_size=640, context_length=128)
@@ -36,7 +39,8 @@ def runtime(request: pytest.FixtureRequest, tiny_bundle: Bundle, tiny_checkpoint
         checkpoint = open_checkpoint(tiny_checkpoint)
         made = ReferenceRuntime(load_reference_model(checkpoint), checkpoint.model)
     else:
-        made = open_runtime(request.param, tiny_bundle)
+        bundles = {PROVING_RUNTIMES[bundle.manifest.target]: bundle for bundle in (tiny_bundle, static_bundle)}
+        made = open_runtime(request.param, bundles[request.param])
     yield made
     made.close()
 
