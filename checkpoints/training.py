@@ -53,7 +53,7 @@ class TrainingSettings:
     vocab_size: int = 4096
     tokenizer_vocab_size: int = 4000
     batch_size: int = 8
-    num_steps: int = 3200
+    num_steps: int = 2400
     seed: int = 0
 
     def __post_init__(self) -> None:
