@@ -98,7 +98,7 @@ class Collector:
 
     Args:
         loop: not run yet.
-        prompts: token ids of each prompt.
+        prompt_lengths: tokens of each prompt.
         params: of the loop.
         tokenizer: of the model.
         eos_token_id: brings no text.
@@ -108,7 +108,7 @@ class Collector:
     def __init__(
         self,
         loop: GenerationLoop,
-        prompts: Sequence[Sequence[int]],
+        prompt_lengths: Sequence[int],
         params: GenerationParams,
         tokenizer: Tokenizer,
         eos_token_id: int,
@@ -118,8 +118,10 @@ class Collector:
         self._speculator = speculator
         self._params = params
         self._silent_ids = {eos_token_id, *params.stop_ids}
-        self._prompt_tokens = [len(prompt) for prompt in prompts]
-        self._rows = [_Row(TextAssembler.for_params(tokenizer, params)) for _ in prompts for _ in range(params.n)]
+        self._prompt_tokens = list(prompt_lengths)
+        self._rows = [
+            _Row(TextAssembler.for_params(tokenizer, params)) for _ in prompt_lengths for _ in range(params.n)
+        ]
         self._started_at = self._first_token_at = 0.0
 
     def events(self) -> Iterator[TextEvent]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, TypeAlias, overload
 
-from codegen_edge.asynchronous import events_from_thread
+from codegen_edge.asynchronous import AsyncEvents
 from codegen_edge.bundle import Bundle, Check, open_bundle
 from codegen_edge.completion import Collector, Completion, TextEvent, completion_of_beams
 from codegen_edge.editing import suffix_stops
@@ -18,7 +18,7 @@ from codegen_edge.runtimes import Runtime, open_runtime
 from codegen_edge.runtimes.generation import CancelToken, GenerationLoop, GenerationParams
 from codegen_edge.runtimes.generation.beams import beam_search
 from codegen_edge.runtimes.generation.prefill import OnPrefill
-from codegen_edge.runtimes.generation.speculation import DraftModel, PromptLookup, Speculator
+from codegen_edge.runtimes.generation.speculation import Drafter, DraftModel, PromptLookup, Speculator
 from codegen_edge.session import Session
 from codegen_edge.tokenizer import Tokenizer
 
@@ -92,6 +92,8 @@ class Model:
         """
         prompts, settings = _as_batch(prompt), _with_suffix(GenerationParams(**params), suffix)
         if settings.num_beams > 1:
+            if not prompts:
+                raise InvalidInputError("no prompt was given")
             if draft is not None:
                 raise InvalidInputError("draft does not go with beam search: all its beams are fed in one step")
             completions = [self._search_beams(text, settings, cancel, on_prefill) for text in prompts]
@@ -121,13 +123,12 @@ class Model:
             raise InvalidInputError("beam search has no text before its end; use generate")
         return GenerationStream(self._collector(_as_batch(prompt), settings, draft, cancel, on_prefill))
 
-    async def astream(
+    def astream(
         self, prompt: str | Sequence[str], *, cancel: CancelToken | None = None, **options: Any
-    ) -> AsyncIterator[TextEvent]:
+    ) -> AsyncEvents[TextEvent]:
         """`stream` for asyncio: the steps run in a thread; leaving the iteration cancels them."""
-        cancel = cancel or CancelToken()
-        async for event in events_from_thread(lambda: iter(self.stream(prompt, cancel=cancel, **options)), cancel):
-            yield event
+        token = cancel or CancelToken()
+        return AsyncEvents(lambda: iter(self.stream(prompt, cancel=token, **options)), token)
 
     def session(self) -> Session:
         """An empty text that is continued turn by turn, without computing anything twice."""
@@ -137,17 +138,17 @@ class Model:
         """A session that `Session.save` wrote with this model; raise IntegrityError for another model's."""
         return Session.load(self, Path(path))
 
-    def speculator(self, draft: Draft | None) -> Speculator | None:
+    def drafter(self, draft: Draft | None) -> Drafter | None:
         """What guesses tokens; raise InvalidInputError where a draft model has another vocabulary."""
         if draft is None:
             return None
         if draft == "prompt-lookup":
-            return Speculator(PromptLookup())
+            return PromptLookup()
         if not isinstance(draft, Model):
             raise InvalidInputError(f'draft must be "prompt-lookup" or a model, got {draft!r}')
         if draft.tokenizer.fingerprint != self.tokenizer.fingerprint:
             raise InvalidInputError("the draft model has another tokenizer: its guesses would mean other text")
-        return Speculator(DraftModel(draft.runtime))
+        return DraftModel(draft.runtime)
 
     def _collector(
         self,
@@ -158,7 +159,8 @@ class Model:
         on_prefill: OnPrefill | None,
     ) -> Collector:
         token_ids = [self.tokenizer.encode(prompt) for prompt in prompts]
-        speculator = self.speculator(draft)
+        drafter = self.drafter(draft)
+        speculator = None if drafter is None else Speculator(drafter)
         loop = GenerationLoop(
             self.runtime,
             token_ids,
@@ -168,7 +170,9 @@ class Model:
             speculator=speculator,
             on_prefill=on_prefill,
         )
-        return Collector(loop, token_ids, params, self.tokenizer, self.runtime.config.eos_token_id, speculator)
+        return Collector(
+            loop, loop.prompt_lengths, params, self.tokenizer, self.runtime.config.eos_token_id, speculator
+        )
 
     def _search_beams(
         self, prompt: str, params: GenerationParams, cancel: CancelToken | None, on_prefill: OnPrefill | None

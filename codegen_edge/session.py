@@ -6,7 +6,7 @@ import codecs
 import io
 import json
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from codegen_edge.completion import Collector, Completion, TextEvent
-from codegen_edge.errors import BundleError, CancelledError, IntegrityError, InvalidInputError
+from codegen_edge.errors import BundleError, IntegrityError, InvalidInputError
 from codegen_edge.runtimes.generation import CancelToken, GenerationLoop, GenerationParams
 from codegen_edge.runtimes.generation.prefill import OnPrefill, fitting_prompt
-from codegen_edge.runtimes.generation.speculation import common_length
+from codegen_edge.runtimes.generation.speculation import Drafter, Speculator, common_length
 from codegen_edge.storage import replace_file
 
 if TYPE_CHECKING:
@@ -41,6 +41,8 @@ class Session:
         self._ids: list[int] = []
         self._cache = model.runtime.new_cache(1, model.runtime.config.context_length)
         self._held: list[int] = []  # what the cache holds
+        self._is_running = False
+        self._drafter: tuple[Draft, Drafter] | None = None  # a draft model keeps a cache of its own
 
     @property
     def token_ids(self) -> tuple[int, ...]:
@@ -59,16 +61,19 @@ class Session:
 
     def append(self, text: str) -> None:
         """Add a text; it is tokenized by itself, and read with the next generation."""
+        self._require_idle()
         self._ids += self.model.tokenizer.encode(text)
 
     def rewind(self, num_tokens: int) -> None:
         """Forget the text beyond its first tokens; raise InvalidInputError where it has fewer."""
+        self._require_idle()
         if not 0 <= num_tokens <= len(self._ids):
             raise InvalidInputError(f"the session has {len(self._ids)} tokens, it cannot be rewound to {num_tokens}")
         del self._ids[num_tokens:]
 
     def fork(self) -> Session:
         """A session that goes on from here by itself."""
+        self._require_idle()
         other = Session(self.model)
         other._ids = list(self._ids)
         if self._held:
@@ -89,10 +94,13 @@ class Session:
         Takes what `Model.generate` takes, but for `n` and beams; raises what it raises, and the session keeps the
         text that it had.
         """
-        collector, events = self._start(draft, cancel, on_prefill, params)
-        for _ in events:
-            pass
-        return collector.completions()[0]
+        events = self._run(self._settings(params), self._drafter_of(draft), cancel, on_prefill)
+        while True:
+            try:
+                next(events)
+            except StopIteration as end:
+                completion: Completion = end.value
+                return completion
 
     def stream(
         self,
@@ -102,8 +110,11 @@ class Session:
         on_prefill: OnPrefill | None = None,
         **params: Any,
     ) -> Iterator[TextEvent]:
-        """`generate` piece by piece. The text is extended at the end; left early, it stays as it was."""
-        return self._start(draft, cancel, on_prefill, params)[1]
+        """`generate` piece by piece. The text is extended at the end; left early, it stays as it was.
+
+        While it runs nothing else can be done with the session: InvalidInputError.
+        """
+        return self._run(self._settings(params), self._drafter_of(draft), cancel, on_prefill)
 
     def save(self, path: str | Path) -> None:
         """Write text and KV cache to a file, in one step.
@@ -111,6 +122,7 @@ class Session:
         Raises:
             StorageError: the file cannot be written; one that was there is intact.
         """
+        self._require_idle()
         told = {
             "format": _FORMAT,
             "model": self.model.bundle.fingerprint,
@@ -136,7 +148,16 @@ class Session:
                 tensors = {name: file[name] for name in file.files}
             told = json.loads(tensors.pop(_TOLD).tobytes())
             token_ids, held = list(map(int, told["token_ids"])), list(map(int, told["held"]))
-        except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as exc:
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            EOFError,
+            TypeError,
+            AttributeError,
+            RuntimeError,
+            zipfile.BadZipFile,
+        ) as exc:
             raise BundleError(f"{path} is no session that can be read ({exc})") from exc
         if told.get("format") != _FORMAT:
             raise BundleError(f"{path} has format {told.get('format')!r}, this codegen-edge reads {_FORMAT!r}")
@@ -144,25 +165,53 @@ class Session:
             raise IntegrityError(f"{path} was written with another model or precision; its cache means nothing here")
         session = cls(model)
         session._ids, session._held = token_ids, held
-        if held:
-            session._cache.write_row(0, tensors)
+        try:
+            if held:
+                session._cache.write_row(0, tensors)
+        except InvalidInputError as exc:
+            raise BundleError(f"{path} is damaged: {exc}") from exc
         if int(session._cache.lengths[0]) != len(held):
             raise BundleError(f"{path} is damaged: its keys and values are not those of its tokens")
         return session
 
-    def _start(
-        self,
-        draft: Draft | None,
-        cancel: CancelToken | None,
-        on_prefill: OnPrefill | None,
-        params: dict[str, Any],
-    ) -> tuple[Collector, Iterator[TextEvent]]:
+    def _settings(self, params: dict[str, Any]) -> GenerationParams:
+        """The checked parameters of a generation of one text."""
+        self._require_idle()
         settings = GenerationParams(**params)
         if settings.n > 1 or settings.num_beams > 1:
             raise InvalidInputError("a session has one text: n and num_beams must be 1; fork it for several")
+        if not self._ids:
+            raise InvalidInputError("the session is empty; append a text first")
+        fitting_prompt(self._ids, settings, self.model.runtime.config.context_length)
+        return settings
+
+    def _drafter_of(self, draft: Draft | None) -> Drafter | None:
+        drafter = self.model.drafter(draft)
+        if draft is None or drafter is None:
+            return None
+        if self._drafter is None or self._drafter[0] is not draft:
+            self._drafter = (draft, drafter)
+        return self._drafter[1]
+
+    def _require_idle(self) -> None:
+        if self._is_running:
+            raise InvalidInputError("a stream of this session still runs: iterate it to its end or close it first")
+
+    def _run(
+        self,
+        settings: GenerationParams,
+        drafter: Drafter | None,
+        cancel: CancelToken | None,
+        on_prefill: OnPrefill | None,
+    ) -> Generator[TextEvent, None, Completion]:
+        self._require_idle()
         runtime, tokenizer = self.model.runtime, self.model.tokenizer
-        ids = fitting_prompt(self._ids, settings, runtime.config.context_length) if self._ids else []
-        speculator = self.model.speculator(draft)
+        ids = fitting_prompt(self._ids, settings, runtime.config.context_length)
+        speculator = None if drafter is None else Speculator(drafter)
+        # The last token is always fed: the logits after it are wanted.
+        common = min(common_length(self._held, ids), len(ids) - 1)
+        self._cache.rewind(0, common)
+        del self._held[common:]
         loop = GenerationLoop(
             runtime,
             [ids],
@@ -174,28 +223,24 @@ class Session:
             cache=self._cache,
             on_prefill=on_prefill,
         )
-        collector = Collector(loop, [ids], settings, tokenizer, runtime.config.eos_token_id, speculator)
-        silent_ids = {runtime.config.eos_token_id, *settings.stop_ids}
-        return collector, self._run(collector, ids, silent_ids)
-
-    def _run(self, collector: Collector, ids: list[int], silent_ids: set[int]) -> Iterator[TextEvent]:
-        # The last token is always fed: the logits after it are wanted.
-        common = min(common_length(self._held, ids), len(ids) - 1)
-        self._cache.rewind(0, common)
-        del self._held[common:]
+        eos_token_id = runtime.config.eos_token_id
+        collector = Collector(loop, [len(ids)], settings, tokenizer, eos_token_id, speculator)
+        self._is_running = True
         try:
             yield from collector.events()
             completion = collector.completions()[0]
-            self._ids = ids + self._kept(completion, silent_ids)
-        except CancelledError:
-            # An interruption that came between two steps would stop the first step of the next generation.
-            interrupted = self._cache
-            self._cache = self.model.runtime.new_cache(1, interrupted.capacity)
-            self._cache.write_row(0, interrupted.read_row(0))
-            raise
+            self._ids += self._kept(completion, {eos_token_id, *settings.stop_ids})
+            return completion
         finally:
-            fed = ids + collector.token_ids(0)
-            self._held = fed[: int(self._cache.lengths[0])]
+            self._is_running = False
+            self._held = (ids + collector.token_ids(0))[: int(self._cache.lengths[0])]
+            # Left early, the cache may hold guesses that were not given out yet.
+            self._cache.rewind(0, len(self._held))
+            if cancel is not None and cancel.is_cancelled:
+                # An interruption that came between two steps would stop the first step of the next generation.
+                interrupted, self._cache = self._cache, runtime.new_cache(1, self._cache.capacity)
+                if self._held:
+                    self._cache.write_row(0, interrupted.read_row(0))
 
     def _kept(self, completion: Completion, silent_ids: set[int]) -> list[int]:
         """The tokens of the completion's text: all, or where it was cut those before, and the rest tokenized anew."""

@@ -40,7 +40,7 @@ def chat(
     GenerationParams(**params)  # refuses bad options before the model is loaded
     with (
         load_model(bundle, runtime=runtime, threads=threads, check=check) as model,
-        opened_draft(draft, runtime, threads) as drafter,
+        opened_draft(draft, runtime, threads, check) as drafter,
     ):
         _Chat(model.session(), {"draft": drafter, **params}).run()
 
@@ -60,6 +60,12 @@ class _Chat:
             except EOFError:
                 click.echo(err=True)
                 return
+            except KeyboardInterrupt:
+                click.echo("\n/quit leaves", err=True)
+                continue
+            except UnicodeDecodeError as exc:
+                click.echo(f"error: the line is not {exc.encoding} at byte {exc.start}", err=True)
+                continue
             if not line.startswith("/"):
                 self._turn(line)
             elif line == "/quit":
@@ -92,9 +98,11 @@ class _Chat:
 
         self._marks.append(self._session.num_tokens)
         text = self._session.text
-        self._session.append(f"{'' if not text or text.endswith(chr(10)) else chr(10)}{line}\n" if line else "")
         cancel = CancelToken()
         try:
+            if line:
+                border = "" if not text or text.endswith("\n") else "\n"
+                self._session.append(f"{border}{line}\n")
             run_interruptibly(lambda: self._print(cancel), cancel)
         except KeyboardInterrupt:
             click.echo("\ninterrupted; the turn is forgotten", err=True)

@@ -56,7 +56,7 @@ def generate(
     is_streaming = stream and not as_json and settings.num_beams == 1 and settings.n == 1
     with (
         load_model(bundle, runtime=runtime, threads=threads, check=check) as model,
-        opened_draft(draft, runtime, threads) as drafter,
+        opened_draft(draft, runtime, threads, check) as drafter,
     ):
         cancel = CancelToken()
         options = {"suffix": suffix, "draft": drafter, "cancel": cancel, **params}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
+    from codegen_edge.bundle import Check
     from codegen_edge.model import Draft
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
@@ -61,7 +62,7 @@ def generation_options(command: _Command) -> _Command:
 
 
 @contextmanager
-def opened_draft(draft: str | None, runtime: str, threads: int | None) -> Iterator[Draft | None]:
+def opened_draft(draft: str | None, runtime: str, threads: int | None, check: Check) -> Iterator[Draft | None]:
     """What `--draft` names: nothing, "prompt-lookup", or a bundle, which is loaded and closed again."""
     if draft is None:
         yield None
@@ -70,5 +71,5 @@ def opened_draft(draft: str | None, runtime: str, threads: int | None) -> Iterat
     else:
         from codegen_edge.model import load_model
 
-        with load_model(Path(draft), runtime=runtime, threads=threads) as model:
+        with load_model(Path(draft), runtime=runtime, threads=threads, check=check) as model:
             yield model

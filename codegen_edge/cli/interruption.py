@@ -30,13 +30,15 @@ def run_interruptibly(work: Callable[[], _Result], cancel: CancelToken) -> _Resu
             outcome.append(exc)
         is_done.set()
 
+    thread = threading.Thread(target=run, name="generate")
     previous = signal.signal(signal.SIGINT, lambda *_: cancel.cancel())
     try:
-        threading.Thread(target=run, name="generate").start()
+        thread.start()
         is_done.wait()
     except BaseException:  # SIGTERM's exit
         cancel.cancel()
-        is_done.wait()
+        if thread.ident is not None:  # it was started
+            is_done.wait()
         raise
     finally:
         signal.signal(signal.SIGINT, previous)

@@ -63,6 +63,9 @@ class ReferenceCache:
         import torch
         from transformers import DynamicCache
 
+        names = [contract.past_name(layer, part) for layer in range(len(tensors) // 2) for part in contract.KV_PARTS]
+        if set(names) != tensors.keys() or any(tensor.ndim != 3 for tensor in tensors.values()):
+            raise InvalidInputError("these keys and values are of another model, or do not fit the cache")
         cache = DynamicCache()
         for layer in range(len(tensors) // 2):
             key, value = (

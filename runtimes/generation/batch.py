@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from codegen_edge.errors import ContextLengthError
+from codegen_edge.errors import ContextLengthError, InvalidInputError, NumericsError
 from codegen_edge.runtimes.generation.cancel import CancelToken
-from codegen_edge.runtimes.generation.params import FinishReason, GenerationParams, check_ids
+from codegen_edge.runtimes.generation.params import FinishReason, GenerationParams, allowed_ids, check_ids
 from codegen_edge.runtimes.generation.prefill import (
     DeadlinePassedError,
     OnPrefill,
@@ -90,7 +90,9 @@ class RunningBatch:
         speculator: Speculator | None = None,
     ) -> None:
         self._runtime = runtime
-        self._num_allowed_ids = min(num_allowed_ids or runtime.config.vocab_size, runtime.config.vocab_size)
+        if capacity is not None and capacity < 1:
+            raise InvalidInputError(f"capacity must be at least 1, got {capacity}")
+        self._num_allowed_ids = allowed_ids(num_allowed_ids, runtime.config.vocab_size)
         self._capacity = min(capacity or runtime.config.context_length, runtime.config.context_length)
         self._cancel = cancel
         self._speculator = speculator
@@ -131,7 +133,7 @@ class RunningBatch:
         """
         config = self._runtime.config
         check_prompts(prompts, config.vocab_size)
-        check_ids(params, config.vocab_size)
+        check_ids(params, self._num_allowed_ids)
         fitted = [fitting_prompt(prompt, params, config.context_length) for prompt in prompts]
         longest = max(map(len, fitted))
         if longest > self._capacity:
@@ -147,8 +149,9 @@ class RunningBatch:
         for length, numbers in by_length.items():
             group = cache if cache is not None else self._runtime.new_cache(len(numbers), self._capacity)
             held = int(group.lengths[0])
+            total -= held
 
-            def told(read: int, of: int, before: int = done, rows: int = len(numbers)) -> None:
+            def told(read: int, of: int, before: int = done, rows: int = len(numbers), total: int = total) -> None:
                 if on_prefill is not None:
                     on_prefill(before + rows * read, total)
 
@@ -196,7 +199,9 @@ class RunningBatch:
         """Give every row its next token, or several where a draft was right; iterate it to its end.
 
         Raises:
-            NumericsError, InvalidInputError, CancelledError, BackendError: the batch is not to be used further.
+            NumericsError, InvalidInputError: a row's logits are not finite, or its rules or hooks failed. The row is
+                named and ended, the others go on with the next step.
+            CancelledError, BackendError: the batch is not to be used further.
         """
         unread, self._ended_unread = self._ended_unread, []
         yield from unread
@@ -206,7 +211,13 @@ class RunningBatch:
             self._feed()
         for row in self._rows:
             if len(row.logits) and not row.is_finished:
-                yield from self._tokens_of(row)
+                try:
+                    yield from self._tokens_of(row)
+                except (NumericsError, InvalidInputError) as exc:
+                    row.is_finished = True  # the others go on
+                    if self._num_added == 1:
+                        raise
+                    raise type(exc)(f"row {row.number}: {exc}") from exc
         self._drop_finished()
 
     def release_cache(self) -> KVCache | None:
@@ -232,7 +243,8 @@ class RunningBatch:
         assert self._cache is not None
         left = row.params.max_new_tokens - (len(row.ids) - row.prompt_length)
         most = min(left - 1, self._cache.capacity - len(row.ids))
-        row.draft = speculator.propose(row.ids, max(0, most), row.chooser)
+        with self._cancel.calling(speculator.interrupt) if self._cancel else nullcontext():
+            row.draft = speculator.propose(row.ids, max(0, most), row.chooser)
         token_ids = np.array([[row.ids[-1], *row.draft]], np.int64)
         started_at = time.perf_counter()
         logits = step_unless_cancelled(self._runtime, token_ids, self._cache, self._cancel, all_logits=bool(row.draft))

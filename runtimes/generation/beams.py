@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from codegen_edge.errors import InvalidInputError, NumericsError
 from codegen_edge.runtimes.generation.cancel import CancelToken
-from codegen_edge.runtimes.generation.params import FinishReason, GenerationParams, check_ids
+from codegen_edge.runtimes.generation.params import FinishReason, GenerationParams, allowed_ids, check_ids
 from codegen_edge.runtimes.generation.prefill import (
     OnPrefill,
     check_prompts,
@@ -75,7 +75,7 @@ def beam_search(
     cancel: CancelToken | None = None,
     on_prefill: OnPrefill | None = None,
 ) -> list[Beam]:
-    """The `params.n` best texts after one prompt, best first.
+    """Up to `params.n` best texts after one prompt, best first.
 
     Args:
         runtime: computes the logits.
@@ -92,17 +92,21 @@ def beam_search(
     """
     config = runtime.config
     check_prompts([prompt], config.vocab_size)
-    check_ids(params, config.vocab_size)
+    allowed = allowed_ids(num_allowed_ids, config.vocab_size)
+    check_ids(params, allowed)
     ids = fitting_prompt(prompt, params, config.context_length)
     most_new = min(params.max_new_tokens, config.context_length - len(ids))
     cache = runtime.new_cache(1, min(len(ids) + most_new, config.context_length))
     with cancel.calling(cache.interrupt) if cancel else nullcontext():
         logits = prefill(runtime, cache, [ids], chunk=params.prefill_chunk, cancel=cancel, on_prefill=on_prefill)
-        search = _Search(runtime, cache, ids, params, most_new, num_allowed_ids or config.vocab_size)
+        search = _Search(runtime, cache, ids, params, most_new, allowed)
         while True:
             fed = search.take(logits)
             if fed is None:
-                return search.best()
+                beams = search.best()
+                if not beams:
+                    raise InvalidInputError("the rules leave no text that could end; loosen them")
+                return beams
             logits = step_unless_cancelled(runtime, fed, cache, cancel)
 
 
@@ -138,6 +142,8 @@ class _Search:
         scores = totals.ravel()[best]
         parents, tokens = (part.tolist() for part in np.divmod(best, totals.shape[1]))
         if scores[0] <= _OUT:
+            if self.best():
+                return None
             raise InvalidInputError(f"the rules forbid every id at step {self._step}; loosen them")
         self._step += 1
         candidates = [(*self._running[parent], token) for parent, token in zip(parents, tokens, strict=True)]
@@ -161,18 +167,19 @@ class _Search:
         return np.array([[tokens[place]] for place in going], np.int64)
 
     def best(self) -> list[Beam]:
-        """The best finished texts."""
+        """The best finished texts; fewer than `n` where the rules leave fewer."""
         return [
             Beam(token_ids=ids, score=float(score), finish_reason=self._reason(ids))
             for ids, score, is_there in zip(
                 self._finished.token_ids, self._finished.scores, self._finished.is_there, strict=True
             )
-            if is_there
+            # A beam that grew out of none, where too few ids are allowed, is no text.
+            if is_there and score * len(ids) ** self._params.length_penalty > _OUT / 2
         ][: self._params.n]
 
     def _totals(self, logits: Logits) -> NDArray[np.float32]:
         """[beams, V] the score of every beam with every next token."""
-        largest = logits[:, : self._num_allowed_ids].max(axis=-1)
+        largest = logits.max(axis=-1)
         if not np.isfinite(largest).all():
             raise NumericsError(
                 f"the logits of step {self._step} are not finite; the weights or the runtime are broken"

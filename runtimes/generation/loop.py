@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from codegen_edge.errors import InvalidInputError
 from codegen_edge.runtimes.generation.batch import RunningBatch, TokenEvent
 from codegen_edge.runtimes.generation.cancel import CancelToken
-from codegen_edge.runtimes.generation.params import GenerationParams, check_ids
+from codegen_edge.runtimes.generation.params import GenerationParams, allowed_ids, check_ids
 from codegen_edge.runtimes.generation.prefill import OnPrefill, check_prompts, fitting_prompt
 from codegen_edge.runtimes.generation.speculation import Speculator
 from codegen_edge.runtimes.runtime import KVCache, Runtime
@@ -28,6 +28,9 @@ class GenerationLoop:
         speculator: drafts tokens while one row is alone.
         cache: of one row, that holds the beginning of the only prompt already.
         on_prefill: told of the tokens that are read, and those to read.
+
+    Attributes:
+        prompt_lengths: tokens of each prompt, cut where that was asked for.
 
     Raises:
         InvalidInputError: no prompts, an empty one, or an id outside the vocabulary.
@@ -50,11 +53,12 @@ class GenerationLoop:
             raise InvalidInputError("beam search has a function of its own: codegen_edge.runtimes.generation.beams")
         context_length = runtime.config.context_length
         check_prompts(prompts, runtime.config.vocab_size)
-        check_ids(params, runtime.config.vocab_size)
+        check_ids(params, allowed_ids(num_allowed_ids, runtime.config.vocab_size))
         fitted = [fitting_prompt(prompt, params, context_length) for prompt in prompts]
         # The last token of a row is never fed back, so it needs no place in the cache.
         capacity = min(max(map(len, fitted)) + params.max_new_tokens - 1, context_length)
-        self._prompts, self._params, self._cache, self._on_prefill = prompts, params, cache, on_prefill
+        self.prompt_lengths = [len(prompt) for prompt in fitted]
+        self._prompts, self._params, self._cache, self._on_prefill = fitted, params, cache, on_prefill
         self._batch = RunningBatch(
             runtime, num_allowed_ids=num_allowed_ids, capacity=capacity, cancel=cancel, speculator=speculator
         )

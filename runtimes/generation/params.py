@@ -25,6 +25,10 @@ PromptOverflow = Literal["refuse", "cut-left"]
 
 _MAX_SEED = 2**64 - 1
 _MOST = 2**31 - 1  # of a count: more would overflow somewhere below
+_MOST_ROWS = 1024  # of one prompt: each has a KV cache
+_LARGEST = 1e9  # of what is added to logits: far beyond any logit, and float32 can still tell them apart
+_LARGEST_FACTOR = 1e6
+_LARGEST_POWER = 10  # of a length
 _SAMPLING = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "typical_p": 1.0}  # what they are when they do nothing
 
 
@@ -114,23 +118,30 @@ class GenerationParams:
             ("min_new_tokens", 0),
             ("top_k", 0),
             ("no_repeat_ngram_size", 0),
-            ("n", 1),
-            ("num_beams", 1),
             ("prefill_chunk", 1),
         ):
             _require_int(name, getattr(self, name), lowest=lowest)
+        for name in ("n", "num_beams"):
+            _require_int(name, getattr(self, name), lowest=1, highest=_MOST_ROWS)
         if self.top_logprobs is not None:
             _require_int("top_logprobs", self.top_logprobs, lowest=0)
         if self.seed is not None:
             _require_int("seed", self.seed, lowest=0, highest=_MAX_SEED)
-        for name in ("presence_penalty", "frequency_penalty", "length_penalty"):
-            _require_number(name, getattr(self, name))
+        for name, largest in (
+            ("presence_penalty", _LARGEST),
+            ("frequency_penalty", _LARGEST),
+            ("length_penalty", _LARGEST_POWER),
+        ):
+            _require_number(name, getattr(self, name), largest)
         _require_number("temperature", self.temperature)
         if self.temperature < 0:
             raise InvalidInputError(f"temperature must be 0 (greedy) or more, got {self.temperature}")
         _require_number("repetition_penalty", self.repetition_penalty)
-        if self.repetition_penalty <= 0:
-            raise InvalidInputError(f"repetition_penalty must be above 0, got {self.repetition_penalty}")
+        if not 1 / _LARGEST_FACTOR <= self.repetition_penalty <= _LARGEST_FACTOR:
+            raise InvalidInputError(
+                f"repetition_penalty must be in {1 / _LARGEST_FACTOR:g}…{_LARGEST_FACTOR:g}, "
+                f"got {self.repetition_penalty}"
+            )
         for name in ("top_p", "typical_p"):
             _require_number(name, getattr(self, name))
             if not 0 < getattr(self, name) <= 1:
@@ -152,7 +163,7 @@ class GenerationParams:
         for pattern in self.truncate_before:
             try:
                 re.compile(pattern, re.MULTILINE)
-            except re.error as exc:
+            except (re.error, OverflowError, RecursionError) as exc:
                 raise InvalidInputError(f"truncate_before holds {pattern!r}, no regular expression: {exc}") from exc
         if not isinstance(self.processors, list | tuple) or not all(map(callable, self.processors)):
             raise InvalidInputError("processors must be a sequence of callables")
@@ -173,14 +184,16 @@ class GenerationParams:
             object.__setattr__(self, name, dict(getattr(self, name)))
         _ids("logit_bias", list(self.logit_bias))
         for bias in self.logit_bias.values():
-            if not isinstance(bias, int | float) or isinstance(bias, bool) or not bias < math.inf:
-                raise InvalidInputError(f"logit_bias must map ids to numbers below infinity, got {bias!r}")
+            if bias != -math.inf:
+                _require_number("logit_bias: a bias", bias, _LARGEST)
         for step, token_id in self.forced_ids.items():
             _require_int("forced_ids: a step", step, lowest=0)
             _ids("forced_ids", [token_id])
 
     def _check_combinations(self) -> None:
-        if self.early_stopping not in (True, False, "never"):
+        if not isinstance(self.single_block, bool):
+            raise InvalidInputError(f"single_block must be True or False, got {self.single_block!r}")
+        if not isinstance(self.early_stopping, bool) and self.early_stopping != "never":
             raise InvalidInputError(f'early_stopping must be True, False or "never", got {self.early_stopping!r}')
         if self.prompt_overflow not in ("refuse", "cut-left"):
             raise InvalidInputError(f'prompt_overflow must be "refuse" or "cut-left", got {self.prompt_overflow!r}')
@@ -208,8 +221,17 @@ class GenerationParams:
 _DEFAULTS: dict[str, object] = {each.name: each.default for each in fields(GenerationParams)}
 
 
+def allowed_ids(given: int | None, vocab_size: int) -> int:
+    """How many of the first ids may be chosen; None allows the whole vocabulary."""
+    if given is None:
+        return vocab_size
+    if given < 1:
+        raise InvalidInputError(f"num_allowed_ids must be at least 1, got {given}")
+    return min(given, vocab_size)
+
+
 def check_ids(params: GenerationParams, vocab_size: int) -> None:
-    """Raise InvalidInputError for an id in `params` outside the vocabulary; it names the parameter."""
+    """Raise InvalidInputError for an id in `params` that no token has; it names the parameter."""
     given: dict[str, Sequence[int]] = {
         "stop_ids": params.stop_ids,
         "suppressed_ids": params.suppressed_ids,
@@ -236,6 +258,7 @@ def _require_int(name: str, value: object, *, lowest: int, highest: int = _MOST)
         raise InvalidInputError(f"{name} must be an integer in {lowest}…{highest}, got {value!r}")
 
 
-def _require_number(name: str, value: object) -> None:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) <= sys.float_info.max:
-        raise InvalidInputError(f"{name} must be a finite number, got {value!r}")
+def _require_number(name: str, value: object, largest: float = sys.float_info.max) -> None:
+    if not isinstance(value, int | float) or isinstance(value, bool) or not abs(value) <= largest:
+        limit = "" if largest == sys.float_info.max else f" of at most {largest:g} either way"
+        raise InvalidInputError(f"{name} must be a finite number{limit}, got {value!r}")

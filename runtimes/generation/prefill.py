@@ -26,8 +26,13 @@ def fitting_prompt(prompt: Sequence[int], params: GenerationParams, context_leng
     Raises:
         ContextLengthError: it leaves no room for a new token.
     """
-    room = max(1, context_length - params.max_new_tokens)
+    room = context_length - params.max_new_tokens
     if params.prompt_overflow == "cut-left" and len(prompt) > room:
+        if room < 1:
+            raise ContextLengthError(
+                f"max_new_tokens {params.max_new_tokens} leaves nothing of the context of {context_length} tokens for "
+                "a prompt to be cut to; lower it"
+            )
         return list(prompt[-room:])
     if len(prompt) >= context_length:
         raise ContextLengthError(
@@ -45,6 +50,8 @@ def check_prompts(prompts: Sequence[Sequence[int]], vocab_size: int) -> None:
         which = f"prompt {number}" if len(prompts) > 1 else "the prompt"
         if len(prompt) == 0:
             raise InvalidInputError(f"{which} is empty; give at least one token")
+        if not all(isinstance(token_id, int | np.integer) for token_id in prompt):
+            raise InvalidInputError(f"{which} holds something that is no token id")
         wrong = next((token_id for token_id in prompt if not 0 <= token_id < vocab_size), None)
         if wrong is not None:
             raise InvalidInputError(f"{which} has token id {wrong}, outside the vocabulary of {vocab_size}")

@@ -64,7 +64,9 @@ class ScoreRules:
                 np.float32
             )
         if params.no_repeat_ngram_size:
-            scores[ids_that_repeat(ids, params.no_repeat_ngram_size)] = _NEVER
+            # A prompt may hold ids that no token has; they are not chosen anyhow.
+            repeated = [each for each in ids_that_repeat(ids, params.no_repeat_ngram_size) if each < len(scores)]
+            scores[repeated] = _NEVER
         for word in params.bad_words_ids:
             before = len(word) - 1
             # A text of the word's own end alone is one too short: transformers bans a word's last id all the same

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,6 +55,7 @@ class TokenChooser:
         self._num_allowed_ids = num_allowed_ids
         self._prompt_length = prompt_length
         self._rules = ScoreRules(params, prompt_length, end_ids)
+        self._own_rules = ScoreRules(replace(params, processors=()), prompt_length, end_ids)
         seed = None if params.seed is None else params.seed if sample == 0 else (params.seed, sample)
         self._random = np.random.default_rng(seed)
         self._uniforms: list[float] = []
@@ -72,6 +73,21 @@ class TokenChooser:
             NumericsError: a logit is NaN or +inf, or all are -inf.
             InvalidInputError: the rules forbid every id, or a hook returned something of another shape.
         """
+        return self._choose(logits, ids, self._rules, with_logprobs=self._params.top_logprobs is not None)
+
+    def guess(self, logits: NDArray[np.float32], ids: Sequence[int]) -> int | None:
+        """What `choose` would make of a draft model's logits, or None where they make no sense.
+
+        The caller's hooks are not called: they may keep count, and are called for the model's own logits only.
+        """
+        try:
+            return self._choose(logits, ids, self._own_rules, with_logprobs=False).token_id
+        except (NumericsError, InvalidInputError):
+            return None
+
+    def _choose(
+        self, logits: NDArray[np.float32], ids: Sequence[int], rules: ScoreRules, *, with_logprobs: bool
+    ) -> Chosen:
         step = len(ids) - self._prompt_length
         allowed = logits[: self._num_allowed_ids]
         best = int(allowed.argmax())  # the first NaN, if there is one
@@ -80,17 +96,22 @@ class TokenChooser:
                 f"the logits of step {step} are not finite (id {best} has {allowed[best]}); "
                 "the weights or the runtime are broken"
             )
-        if not self._rules.is_idle:
-            scores = self._rules.apply(allowed, ids)
+        if not rules.is_idle:
+            scores = rules.apply(allowed, ids)
             best = int(scores.argmax())
+            if not scores[best] < np.inf:
+                raise NumericsError(f"the rules made a score of step {step} NaN or infinite (id {best})")
             if scores[best] == -np.inf:
                 raise InvalidInputError(f"the rules forbid every id at step {step}; loosen them")
         else:
             scores = allowed
         token_id = best if self._params.temperature == 0 else self._sampled(scores, step)
-        if self._params.top_logprobs is None:
+        if not with_logprobs or self._params.top_logprobs is None:
             return Chosen(token_id)
-        return _with_logprobs(token_id, logits, self._params.top_logprobs)
+        logprobs = log_softmax(logits)[: self._num_allowed_ids]
+        if not np.isfinite(logprobs[token_id]):
+            raise NumericsError(f"the logits of step {step} are not finite; the weights or the runtime are broken")
+        return _with_logprobs(token_id, logprobs, self._params.top_logprobs)
 
     def _sampled(self, scores: NDArray[np.float32], step: int) -> int:
         while len(self._uniforms) <= step:
@@ -101,8 +122,7 @@ class TokenChooser:
         return int(ids[min(place, len(ids) - 1)])
 
 
-def _with_logprobs(token_id: int, logits: NDArray[np.float32], count: int) -> Chosen:
-    logprobs = log_softmax(logits)
+def _with_logprobs(token_id: int, logprobs: NDArray[np.float32], count: int) -> Chosen:
     count = min(count, len(logprobs))
     likeliest = np.argpartition(logprobs, -count)[-count:] if count else np.empty(0, np.int64)
     ordered = likeliest[np.lexsort((likeliest, -logprobs[likeliest]))]

@@ -18,7 +18,7 @@ from typing import Protocol
 
 import numpy as np
 
-from codegen_edge.errors import InvalidInputError
+from codegen_edge.errors import CancelledError, InvalidInputError
 from codegen_edge.runtimes.generation.sampling import TokenChooser
 from codegen_edge.runtimes.runtime import KVCache, Runtime
 
@@ -26,6 +26,7 @@ MOST_DRAFTED = 15  # a step of 16 tokens
 
 _MEMORY = 0.9  # share of an average that one more observation leaves
 _FIRST_ACCEPTANCE = 0.7  # believed before anything was seen
+_CHUNK = 256  # tokens that a draft model reads in a step
 _TIMINGS = 7  # of which the median counts: machines are noisy
 _PLAIN_FIRST = 3  # plain steps, to know what they cost
 _COST_OF_A_GUESS = 0.2  # of a plain step, believed until it is measured
@@ -39,6 +40,13 @@ class Drafter(Protocol):
     @property
     def is_free(self) -> bool:
         """Whether a guess costs next to nothing, so that it may be compared with what is chosen without being fed."""
+
+    @property
+    def guess_seconds(self) -> float:
+        """What a guess costs, without what reading new text costs."""
+
+    def interrupt(self) -> None:
+        """Make a guess in flight raise CancelledError soon. Callable from any thread."""
 
     def draft(self, ids: Sequence[int], count: int, chooser: TokenChooser) -> list[int]:
         """Up to `count` guesses of what `chooser` will choose after `ids`."""
@@ -55,6 +63,7 @@ class PromptLookup:
     """
 
     is_free = True
+    guess_seconds = 0.0
 
     def __init__(self, *, longest: int = 4, shortest: int = 2) -> None:
         if not 1 <= shortest <= longest:
@@ -62,6 +71,9 @@ class PromptLookup:
         self._lengths = range(longest, shortest - 1, -1)
         self._seen: list[int] = []
         self._ends: dict[tuple[int, ...], int] = {}  # where each run of tokens ended last, its successor known
+
+    def interrupt(self) -> None:
+        """Nothing here takes long."""
 
     def draft(self, ids: Sequence[int], count: int, chooser: TokenChooser) -> list[int]:
         """What followed the longest run of last tokens that occurred before."""
@@ -96,6 +108,17 @@ class DraftModel:
         self._runtime = runtime
         self._cache: KVCache | None = None
         self._held: list[int] = []
+        self._step_seconds: deque[float] = deque(maxlen=_TIMINGS)  # of steps of one token
+
+    @property
+    def guess_seconds(self) -> float:
+        """Median of the last steps of one token."""
+        return median(self._step_seconds) if self._step_seconds else 0.0
+
+    def interrupt(self) -> None:
+        """Stop the step in flight."""
+        if self._cache is not None:
+            self._cache.interrupt()
 
     def draft(self, ids: Sequence[int], count: int, chooser: TokenChooser) -> list[int]:
         """What the smaller model's logits make of the same choice, random numbers included."""
@@ -108,15 +131,31 @@ class DraftModel:
         common = common_length(self._held, ids[:-1])
         self._cache.rewind(0, common)
         self._held = list(ids[:common])
+        try:
+            return self._guesses(ids, list(ids[common:]), count, chooser)
+        except CancelledError:
+            self._cache, self._held = None, []  # an interruption may still be pending on it
+            raise
+
+    def _guesses(self, ids: Sequence[int], new: list[int], count: int, chooser: TokenChooser) -> list[int]:
+        assert self._cache is not None
         drafted: list[int] = []
-        new = list(ids[common:])
         while True:
-            logits = self._runtime.step(np.array([new], np.int64), self._cache)
-            self._held += new
-            drafted.append(chooser.choose(logits[0], [*ids, *drafted]).token_id)
-            if len(drafted) == count:
+            # Text that it has not read yet comes in chunks, between which it can be interrupted.
+            part, new = new[:_CHUNK], new[_CHUNK:]
+            started_at = time.perf_counter()
+            logits = self._runtime.step(np.array([part], np.int64), self._cache)
+            if len(part) == 1:
+                self._step_seconds.append(time.perf_counter() - started_at)
+            self._held += part
+            if new:
+                continue
+            guess = chooser.guess(logits[0], [*ids, *drafted])
+            if guess is not None:
+                drafted.append(guess)
+            if guess is None or len(drafted) == count:
                 return drafted
-            new = drafted[-1:]
+            new = [guess]
 
 
 class Speculator:
@@ -134,7 +173,6 @@ class Speculator:
         self._most = most_drafted
         self._acceptance = _FIRST_ACCEPTANCE
         self._seconds: dict[int, deque[float]] = {}  # of the last steps, by the number of guesses in them
-        self._draft_seconds: deque[float] = deque([0.0], maxlen=_TIMINGS)  # of a guess
         self._pause, self._next_pause = 0, _FIRST_PAUSE
         self._shadow: list[int] = []  # a free guess that was not fed: compared with what comes
         self._shadow_start = 0
@@ -157,12 +195,11 @@ class Speculator:
             if not count and not self._shadow:
                 self._shadow, self._shadow_start = guesses[:4], len(ids)
             return guesses[:count]
-        if not count:
-            return []
-        started_at = time.perf_counter()
-        guesses = self._drafter.draft(ids, count, chooser)
-        self._draft_seconds.append((time.perf_counter() - started_at) / count)
-        return guesses
+        return self._drafter.draft(ids, count, chooser) if count else []
+
+    def interrupt(self) -> None:
+        """Make a guess in flight raise CancelledError soon."""
+        self._drafter.interrupt()
 
     def took(self, num_drafted: int, seconds: float) -> None:
         """A step with this many guesses took so long."""
@@ -191,12 +228,12 @@ class Speculator:
         """Guesses that promise the most tokens a second; 0 for a plain step."""
         if self._pause:
             self._pause -= 1
-            return 0
+            return 0 if self._pause else 1  # only a trial can tell whether the text has changed
         if len(self._seconds.get(0, ())) < _PLAIN_FIRST:
             return 0
         plain = self._step_seconds(0)
         best, best_rate = 0, _PAYS_FROM / plain
-        draft_seconds = median(self._draft_seconds)
+        draft_seconds = self._drafter.guess_seconds
         expected = 1.0  # tokens of the step
         for count in range(1, self._most + 1):
             expected += self._acceptance**count
@@ -206,9 +243,7 @@ class Speculator:
         if best:
             self._next_pause = _FIRST_PAUSE
         elif not self._drafter.is_free:
-            # Only a trial can tell whether the text has changed; the longer drafts did not pay, the rarer.
             self._pause, self._next_pause = self._next_pause, min(2 * self._next_pause, _LONGEST_PAUSE)
-            self._acceptance = max(self._acceptance, 0.5)
         return best
 
     def _step_seconds(self, num_drafted: int) -> float:

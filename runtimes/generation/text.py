@@ -29,8 +29,9 @@ class Cut:
         self._patterns = [re.compile(pattern, re.MULTILINE) for pattern in truncate_before]
         self._blocks = [re.compile(f"^{word}", re.MULTILINE) for word in _BLOCK_STARTS] if single_block else []
 
-    def find(self, text: str) -> int | None:
-        """Where `text` is cut, or None."""
+    def find(self, text: str, *, is_whole: bool = True) -> int | None:
+        """Where `text` is cut, or None. While it may go on, a match at its very end does not count: what follows may
+        undo it, as a lookahead would."""
         end = len(text)
         for start in map(text.find, self._stop):
             end = end if start < 0 else min(end, start)
@@ -40,7 +41,8 @@ class Cut:
         kept = text[:end]
         for pattern in self._patterns:
             match = pattern.search(kept)
-            end = end if match is None else min(end, match.start())
+            if match is not None and (is_whole or len(kept) < len(text) or match.end() < len(text)):
+                end = min(end, match.start())
         return end if end < len(text) else None
 
     def certain(self, text: str) -> int:
@@ -94,7 +96,7 @@ class TextAssembler:
         if self.is_stopped:
             return ""
         self._text += text
-        end = self._cut.find(self._text) if text else None
+        end = self._cut.find(self._text, is_whole=is_last) if text or is_last else None
         if end is not None:
             self.is_stopped = True
         elif is_last:

@@ -169,7 +169,7 @@ def test_suffix_ends_the_text_where_it_is_met(model: Model) -> None:
     middle = text[10:14]
     assert middle.strip()
     assert "\n" not in middle
-    cut = model.generate("def hello_world():", max_new_tokens=40, suffix=f"{middle}\n    more\n")
+    cut = model.generate("def hello_world():", max_new_tokens=40, suffix=middle)
     assert cut.text == text[: text.find(middle)]
     assert cut.finish_reason == "stop"
     with pytest.raises(InvalidInputError, match="blank"):
@@ -179,9 +179,9 @@ def test_suffix_ends_the_text_where_it_is_met(model: Model) -> None:
 @pytest.mark.parametrize(
     ("suffix", "stops"),
     [
-        ("    return x\n", ("    return x", "\n    return x")),
-        ("\n\n    return x\nmore", ("\n\n    return x", "\n    return x")),
-        (")\n", (")", "\n)")),
+        ("    return x\r\n", ("    return x\n", "\n    return x\n")),
+        ("\n\n    return x\nmore", ("\n\n    return x\n", "\n    return x\n")),
+        (")\n", (")\n", "\n)\n")),
         ("\nreturn", ("\nreturn",)),
     ],
 )
@@ -222,10 +222,19 @@ def test_asynchronous_stream_that_is_left_cancels_and_one_that_fails_raises(mode
         stream = model.astream("def f", max_new_tokens=100, cancel=cancel)
         async for _ in stream:
             break
-        await stream.aclose()  # type: ignore[attr-defined]
+        await stream.aclose()
 
     asyncio.run(leave())
     assert cancel.is_cancelled
+
+    forgotten = CancelToken()
+
+    async def forget() -> None:
+        async for _ in model.astream("def f", max_new_tokens=100, cancel=forgotten):
+            break
+
+    asyncio.run(forget())
+    assert forgotten.is_cancelled
 
     async def fail() -> None:
         async for _ in model.astream("", max_new_tokens=3):

@@ -174,10 +174,14 @@ def test_long_session_is_cut_from_the_left_when_asked(model: Model) -> None:
     assert session.num_tokens > model.runtime.config.context_length
     with pytest.raises(ContextLengthError, match="cut-left"):
         session.generate(max_new_tokens=8)
-    session.generate(max_new_tokens=8, prompt_overflow="cut-left")
-    assert session.num_tokens == model.runtime.config.context_length
-    session.generate(max_new_tokens=8, prompt_overflow="cut-left")
-    assert session.num_tokens == model.runtime.config.context_length
+    before = session.token_ids
+    for turn in (1, 2):
+        expected = model.session()
+        expected._ids = list(session.token_ids[-(model.runtime.config.context_length - 8) :])
+        completion = session.generate(max_new_tokens=8, prompt_overflow="cut-left")
+        assert completion.token_ids == expected.generate(max_new_tokens=8).token_ids
+        assert completion.prompt_tokens == model.runtime.config.context_length - 8
+        assert session.num_tokens == len(before) + 8 * turn  # what was cut is not read, and not forgotten
 
 
 def test_session_refuses_what_has_several_texts_and_an_empty_one(model: Model) -> None:
@@ -189,3 +193,57 @@ def test_session_refuses_what_has_several_texts_and_an_empty_one(model: Model) -
         session.generate(num_beams=2)
     with pytest.raises(InvalidInputError, match="one text"):
         session.generate(n=2, temperature=1.0)
+
+
+def test_session_refuses_to_change_under_a_stream(model: Model, tmp_path: Path) -> None:
+    session = model.session()
+    session.append("def hello_world():")
+    stream = iter(session.stream(max_new_tokens=50))
+    next(stream)
+    actions: list[Any] = [
+        lambda: session.append("x"),
+        lambda: session.rewind(0),
+        session.fork,
+        session.generate,
+        session.stream,
+        lambda: session.save(tmp_path / "a.session"),
+    ]
+    for action in actions:
+        with pytest.raises(InvalidInputError, match="still runs"):
+            action()
+    del stream
+    session.append("\n")
+    assert session.generate(max_new_tokens=4).token_ids
+
+
+def test_stream_left_within_a_draft_leaves_a_session_that_can_be_saved(model: Model, tmp_path: Path) -> None:
+    session = model.session()
+    session.append("import os\nimport os\nimport os\nimport")
+    for count in range(1, 12):
+        stream = iter(session.stream(max_new_tokens=40, draft="prompt-lookup"))
+        for _ in range(count):
+            next(stream)
+        stream.close()  # type: ignore[attr-defined]
+        session.save(tmp_path / "a.session")
+        loaded = model.load_session(tmp_path / "a.session")
+        assert loaded.generate(max_new_tokens=6).token_ids == model.generate(session.text, max_new_tokens=6).token_ids
+
+
+def test_cancel_that_comes_with_the_last_token_does_not_stop_the_next_generation(model: Model) -> None:
+    session = model.session()
+    session.append("def hello_world():")
+    cancel = CancelToken()
+    for event in session.stream(max_new_tokens=3, cancel=cancel):
+        if event.finish_reason:
+            cancel.cancel()
+    assert len(session.generate(max_new_tokens=3).token_ids) == 3
+
+
+def test_progress_of_a_turn_ends_at_its_total(model: Model) -> None:
+    session = model.session()
+    session.append("import os\n")
+    session.generate(max_new_tokens=2)
+    session.append("import sys\n")
+    told: list[tuple[int, int]] = []
+    session.generate(max_new_tokens=2, on_prefill=lambda *at: told.append(at))
+    assert told[-1][0] == told[-1][1]

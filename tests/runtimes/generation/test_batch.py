@@ -170,6 +170,44 @@ def test_batch_goes_on_after_a_prompt_that_was_refused() -> None:
     assert tokens_by_row(events)[0] == alone([3], params)
 
 
+def test_row_whose_hook_fails_is_named_and_the_others_go_on() -> None:
+    batch = RunningBatch(runtime())
+    good, bad = GenerationParams(max_new_tokens=5), GenerationParams(processors=(lambda _, scores: scores[1:],))
+    batch.add([[3]], good)
+    events = list(batch.step())
+    batch.add([[4]], bad)
+    with pytest.raises(InvalidInputError, match=r"row 1: processors\[0\] must return"):
+        events += batch.step()
+    assert batch.rows == [0]
+    while batch.rows:
+        events += batch.step()
+    assert tokens_by_row(events) == {0: alone([3], good)}
+
+
+@pytest.mark.parametrize(
+    "params",
+    [{"stop_ids": (25,)}, {"logit_bias": {25: 1.0}}, {"suppressed_ids": (25,)}, {"forced_ids": {0: 25}}],
+)
+def test_id_without_a_token_is_refused(params: dict[str, Any]) -> None:
+    """Rows of the head beyond the tokenizer's ids."""
+    with pytest.raises(InvalidInputError, match=f"{next(iter(params))} holds id 25, outside the vocabulary of 20"):
+        RunningBatch(runtime(), num_allowed_ids=20).add([[3]], GenerationParams(**params))
+    with pytest.raises(InvalidInputError, match="num_allowed_ids must be at least 1"):
+        RunningBatch(runtime(), num_allowed_ids=0)
+
+
+def test_prompt_ids_without_a_token_are_read_and_never_repeated() -> None:
+    params = GenerationParams(max_new_tokens=4, no_repeat_ngram_size=2, repetition_penalty=1.5)
+    events = list(GenerationLoop(runtime(), [[25, 26, 25, 26, 25]], params, num_allowed_ids=20))
+    assert all(event.token_id is not None and event.token_id < 20 for event in events)
+
+
+def test_cut_prompt_needs_room() -> None:
+    params = GenerationParams(max_new_tokens=16, prompt_overflow="cut-left")
+    with pytest.raises(ContextLengthError, match="max_new_tokens 16 leaves nothing of the context of 16"):
+        GenerationLoop(runtime(context_length=16), [[1] * 20], params)
+
+
 def test_two_batches_run_in_two_threads_on_one_runtime() -> None:
     computing, found = runtime(), {}
 

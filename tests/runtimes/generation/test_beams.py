@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from codegen_edge.errors import CancelledError, ContextLengthError, InvalidInputError, NumericsError
 from codegen_edge.exporter import load_reference_model, locate_checkpoint, open_checkpoint
@@ -136,6 +138,24 @@ def test_why_a_beam_ended_is_told() -> None:
 def test_rows_of_the_head_without_a_token_are_never_taken() -> None:
     beams = beam_search(scripted(), [1], GenerationParams(num_beams=3, n=3, max_new_tokens=2), num_allowed_ids=4)
     assert all(max(beam.token_ids) < 4 for beam in beams)
+
+
+def test_finished_beams_are_kept_where_nothing_can_go_on() -> None:
+    def end_after_two(ids: Sequence[int], scores: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.where(np.arange(32) == 0, scores, -np.inf).astype(np.float32) if len(ids) >= 3 else scores
+
+    params = GenerationParams(
+        num_beams=3, n=3, max_new_tokens=9, early_stopping="never", processors=(end_after_two,), length_penalty=1.0
+    )
+    beams = beam_search(scripted(), [1], params)
+    assert beams
+    assert all(beam.token_ids[-1] == 0 and len(beam.token_ids) <= 3 for beam in beams)
+
+
+def test_beams_that_grow_out_of_none_are_not_given() -> None:
+    allowed = tuple(token_id for token_id in range(32) if token_id not in (3, 4))
+    params = GenerationParams(num_beams=5, n=5, max_new_tokens=1, suppressed_ids=allowed)
+    assert len(beam_search(scripted(), [1], params)) == 2
 
 
 def test_bad_input_is_refused() -> None:

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from codegen_edge.bundle import Bundle
 from codegen_edge.checkpoints.corpora import load_corpus
-from codegen_edge.errors import InvalidInputError
+from codegen_edge.errors import CancelledError, InvalidInputError
 from codegen_edge.runtimes import Runtime, open_runtime
 from codegen_edge.runtimes.backends.scripted import ScriptedRuntime
-from codegen_edge.runtimes.generation import GenerationLoop, GenerationParams
+from codegen_edge.runtimes.generation import CancelToken, GenerationLoop, GenerationParams
 from codegen_edge.runtimes.generation.sampling import TokenChooser, next_token_probabilities
 from codegen_edge.runtimes.generation.speculation import Drafter, DraftModel, PromptLookup, Speculator, common_length
 from codegen_edge.tokenizer import Tokenizer
@@ -45,6 +45,10 @@ class Oracle:
     """Knows the right tokens, and spoils every `wrong_every`th."""
 
     is_free = False
+    guess_seconds = 0.0
+
+    def interrupt(self) -> None:
+        pass
 
     def __init__(self, right: Sequence[int], wrong_every: int) -> None:
         self._right, self._wrong_every = right, wrong_every
@@ -120,6 +124,42 @@ def test_row_that_the_caller_finishes_within_a_draft_gets_no_further_token() -> 
         if len(events) == 4:
             loop.finish(event.row)
     assert events == right[3:7]
+
+
+def test_hooks_are_called_for_the_models_own_logits_only() -> None:
+    """A hook that keeps count sees with a draft what it sees without one."""
+
+    def counted() -> tuple[list[int], GenerationParams]:
+        calls: list[int] = []
+
+        def hook(ids: Sequence[int], scores: NDArray[np.float32]) -> NDArray[np.float32]:
+            calls.append(len(ids))
+            return scores
+
+        return calls, GenerationParams(max_new_tokens=30, processors=(hook,))
+
+    plain_calls, params = counted()
+    plain = run(scripted(), [1, 2, 3], params)
+    calls, params = counted()
+    assert run(scripted(), [1, 2, 3], params, Always(DraftModel(scripted(other_script)), most_drafted=4)) == plain
+    assert calls == plain_calls
+
+
+def test_draft_model_whose_logits_are_broken_stops_no_generation() -> None:
+    broken = scripted(lambda _: np.full(VOCAB_SIZE, np.nan, np.float32))
+    speculator = Always(DraftModel(broken), most_drafted=4)
+    assert run(scripted(), [1, 2, 3], PARAMS["greedy"], speculator) == run(scripted(), [1, 2, 3], PARAMS["greedy"])
+    assert speculator.num_drafted == 0
+
+
+def test_draft_models_reading_of_the_prompt_is_chunked_and_can_be_cancelled() -> None:
+    cancel = CancelToken()
+    drafting = scripted(other_script, before_step=lambda step: cancel.cancel() if step == 1 else None)
+    speculator = Always(DraftModel(drafting), most_drafted=4)
+    loop = GenerationLoop(scripted(), [[1, 2, 3] * 300], PARAMS["greedy"], speculator=speculator, cancel=cancel)
+    with pytest.raises(CancelledError):
+        list(loop)
+    assert drafting.steps == [(1, 256)]
 
 
 @pytest.mark.parametrize("kind", ["lookup", "draft model"])

@@ -127,3 +127,14 @@ def test_text_before_a_pattern_is_given_out_at_the_end_only(tokenizer: Tokenizer
     assembler = TextAssembler(tokenizer, Cut(truncate_before=("^#",)))
     assert {assembler.add(token_id) for token_id in tokenizer.encode("x = 1\n")} == {""}
     assert assembler.finish() == "x = 1\n"
+
+
+def test_pattern_that_looks_ahead_waits_for_what_follows(tokenizer: Tokenizer) -> None:
+    """Cut at the end of an indented block: the line end itself says nothing yet."""
+    assembler = TextAssembler(tokenizer, Cut(truncate_before=(r"\n(?![ \t\n])",)))
+    joined = ""
+    for token_id in tokenizer.encode("a:\n  b\n  c\nd\n"):
+        joined += assembler.add(token_id)
+        if assembler.is_stopped:
+            break
+    assert joined + assembler.finish() == "a:\n  b\n  c"
