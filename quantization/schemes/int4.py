@@ -11,7 +11,7 @@ from codegen_edge.quantization.methods import CALIBRATED_METHODS
 from codegen_edge.quantization.schemes import Choice, SchemeOptions, int8
 from codegen_edge.quantization.schemes.blocks import fitting_block_size, rewrite_with
 
-BLOCK_SIZE = 128  # float32 scales add a sixteenth to the bytes of the codes
+BLOCK_SIZE = 64  # float32 scales add an eighth to the bytes of the codes
 
 _REASONS = {
     "embedding": "one row a token is read: its bytes are file size; its rows have no inputs to calibrate with",

@@ -1,8 +1,8 @@
 """int8-dynamic: weights in 8 bits a column, activations in 8 bits at every step. The fast prefill.
 
-DynamicQuantizeMatMul rounds a whole activation matrix to one scale and multiplies integers. Weights are unsigned: on
-processors without VNNI onnxruntime's kernel for signed ones adds pairs of products in 16 bits, which saturate
-(onnxruntime issue 6004), and a bundle does not know where it will run.
+DynamicQuantizeMatMul rounds a whole activation matrix to one scale and multiplies integers. Weights are signed and
+take 7 of their 8 bits: on processors without VNNI the kernel for signed ones adds pairs of products in 16 bits, which
+saturate from 8 bits on (onnxruntime issue 6004), and the kernel for unsigned ones, which does not, is slower.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from codegen_edge.quantization.report import ErrorMeter
 from codegen_edge.quantization.schemes import SchemeOptions, int8
 from codegen_edge.quantization.schemes.blocks import rewrite_with
 
-_ZERO_POINT = 128
+_LARGEST_CODE = 63  # 2 * 255 * 63 fits 16 bits
 _DOMAIN = "com.microsoft"
-_FORM = "int8 a column, activations int8"
+_FORM = "int8 a column (7 bits used), activations int8"
 _REASON = "activations in 8 bits as a whole: one integer product for many tokens at once"
 
 
@@ -43,9 +43,9 @@ def rewrite(model: ir.Model, options: SchemeOptions) -> list[WeightGroup]:
 
 def _rewrite(graph: ir.Graph, matrix: Matrix, options: SchemeOptions) -> WeightGroup:
     rows, columns = matrix.rows, matrix.columns
-    codes = new_initializer(graph, f"{matrix.name}.codes", [columns, rows], ir.DataType.UINT8)
+    codes = new_initializer(graph, f"{matrix.name}.codes", [columns, rows], ir.DataType.INT8)
     scales = new_initializer(graph, f"{matrix.name}.scales", [rows], ir.DataType.FLOAT)
-    zero_points = new_initializer(graph, f"{matrix.name}.zero_points", [rows], ir.DataType.UINT8)
+    zero_points = new_initializer(graph, f"{matrix.name}.zero_points", [rows], ir.DataType.INT8)
     inputs = [matrix.node.inputs[0], codes, scales, zero_points]
     if matrix.bias is not None:
         inputs.append(matrix.bias)
@@ -53,19 +53,19 @@ def _rewrite(graph: ir.Graph, matrix: Matrix, options: SchemeOptions) -> WeightG
     replace_matrix(matrix, node)
 
     def make(weight: Weight) -> Sequence[Stored]:
-        made = np.empty(weight.shape, np.uint8)
+        made = np.empty(weight.shape, np.int8)
         span = np.empty(rows, np.float32)
         meter = ErrorMeter(matrix)
         for piece in row_pieces(rows, columns):
             by_row = matrix.rows_of(weight, piece)
-            span[piece] = usable(np.abs(by_row).max(axis=1) / np.float32(_ZERO_POINT - 1))
+            span[piece] = usable(np.abs(by_row).max(axis=1) / np.float32(_LARGEST_CODE))
             scale = span[piece, None]
-            rounded = np.clip(np.rint(by_row / scale), 1 - _ZERO_POINT, _ZERO_POINT - 1)
-            matrix.rows_of(made, piece)[...] = rounded + _ZERO_POINT
+            rounded = np.clip(np.rint(by_row / scale), -_LARGEST_CODE, _LARGEST_CODE)
+            matrix.rows_of(made, piece)[...] = rounded
             dequantized = rounded * scale
             meter.add(by_row, dequantized)
             options.on_rows(matrix, piece.start, by_row, dequantized)
-        arrays: list[Stored] = [made, span, np.full(rows, _ZERO_POINT, np.uint8)]
+        arrays: list[Stored] = [made, span, np.zeros(rows, np.int8)]
         size_bytes = sum(array.nbytes for array in arrays)
         options.on_made(meter.report(form=_FORM, reason=_REASON, size_bytes=size_bytes))
         return arrays
