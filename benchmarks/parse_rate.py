@@ -7,6 +7,7 @@ import codeop
 import json
 import tempfile
 import warnings
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,12 @@ import click
 from benchmarks.machine import describe_machine
 from codegen_edge import load_model
 from codegen_edge.exporter import export_checkpoint, locate_checkpoint
+from codegen_edge.tokenizer import END_OF_TEXT
 
 RESULT = Path(__file__).parent / "results" / "parse_rate.json"
-CHECKPOINT, PROMPT, MAX_NEW_TOKENS = "codegen-5M-mono", "def ", 128
+CHECKPOINT, MAX_NEW_TOKENS = "codegen-5M-mono", 128
+# Alone, and behind the beginning of a file.
+PROMPTS = ("def ", '<|endoftext|>"""A module."""\n\nimport os\n\n\ndef ')
 SEEDS = range(20)
 TEMPERATURES = (0.2, 0.6, 0.8, 1.0)
 TOP_P = 0.95
@@ -45,17 +49,18 @@ def measure(folder: Path) -> list[dict[str, Any]]:
     bundle = export_checkpoint(locate_checkpoint(CHECKPOINT), folder / "bundle")
     rows = []
     with load_model(bundle.path) as model:
-        for temperature in TEMPERATURES:
+        for prompt, temperature in product(PROMPTS, TEMPERATURES):
             texts = [
-                PROMPT
+                prompt.removeprefix(END_OF_TEXT)
                 + model.generate(
-                    PROMPT, max_new_tokens=MAX_NEW_TOKENS, temperature=temperature, top_p=TOP_P, seed=seed
+                    prompt, max_new_tokens=MAX_NEW_TOKENS, temperature=temperature, top_p=TOP_P, seed=seed
                 ).text
                 for seed in SEEDS
             ]
             accepted = [is_start_of_python(text) for text in texts]
             rows.append(
                 {
+                    "prompt": prompt,
                     "temperature": temperature,
                     "top_p": TOP_P,
                     "seeds": len(SEEDS),
@@ -67,7 +72,7 @@ def measure(folder: Path) -> list[dict[str, Any]]:
                     "first_text": texts[0],
                 }
             )
-            click.echo(f"temperature {temperature}: {sum(accepted)} of {len(SEEDS)}")
+            click.echo(f"{prompt!r}, temperature {temperature}: {sum(accepted)} of {len(SEEDS)}")
     return rows
 
 
@@ -76,7 +81,7 @@ def main() -> None:
     """Write benchmarks/results/parse_rate.json."""
     with tempfile.TemporaryDirectory(dir=Path(__file__).parent.parent, prefix=".demo-") as folder:
         rows = measure(Path(folder))
-    result = {"machine": describe_machine(), "prompt": PROMPT, "max_new_tokens": MAX_NEW_TOKENS, "runs": rows}
+    result = {"machine": describe_machine(), "max_new_tokens": MAX_NEW_TOKENS, "runs": rows}
     RESULT.write_text(json.dumps(result, indent=2) + "\n")
 
 

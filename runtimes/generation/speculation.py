@@ -24,8 +24,8 @@ from codegen_edge.runtimes.runtime import KVCache, Runtime
 
 MOST_DRAFTED = 15  # a step of 16 tokens
 
-_MEMORY = 0.9  # share of an average that one more observation leaves
-_FIRST_ACCEPTANCE = 0.7  # believed before anything was seen
+_MEMORY = 0.8  # share of an average that one more observation leaves
+_FIRST_ACCEPTANCE = 0.5  # believed before anything was seen
 _CHUNK = 256  # tokens that a draft model reads in a step
 _TIMINGS = 7  # of which the median counts: machines are noisy
 _PLAIN_FIRST = 3  # plain steps, to know what they cost
@@ -231,13 +231,17 @@ class Speculator:
             return 0 if self._pause else 1  # only a trial can tell whether the text has changed
         if len(self._seconds.get(0, ())) < _PLAIN_FIRST:
             return 0
-        plain = self._step_seconds(0)
+        medians = {count: median(seconds) for count, seconds in self._seconds.items()}
+        plain = medians[0]
         best, best_rate = 0, _PAYS_FROM / plain
         draft_seconds = self._drafter.guess_seconds
         expected = 1.0  # tokens of the step
         for count in range(1, self._most + 1):
             expected += self._acceptance**count
-            rate = expected / (self._step_seconds(count) + count * draft_seconds)
+            # Measured, or the nearest measured number below and a share of a plain step for each guess more.
+            known = max(each for each in medians if each <= count)
+            step_seconds = medians[known] + _COST_OF_A_GUESS * plain * (count - known)
+            rate = expected / (step_seconds + count * draft_seconds)
             if rate > best_rate:
                 best, best_rate = count, rate
         if best:
@@ -245,12 +249,6 @@ class Speculator:
         elif not self._drafter.is_free:
             self._pause, self._next_pause = self._next_pause, min(2 * self._next_pause, _LONGEST_PAUSE)
         return best
-
-    def _step_seconds(self, num_drafted: int) -> float:
-        """Median of the last ones, or of the nearest measured number below and a share of a plain step for the rest."""
-        known = max(count for count in self._seconds if count <= num_drafted)
-        seconds = median(self._seconds[known])
-        return seconds + _COST_OF_A_GUESS * median(self._seconds[0]) * (num_drafted - known)
 
 
 def common_length(first: Sequence[int], second: Sequence[int]) -> int:
