@@ -186,11 +186,7 @@ class OrtCpuRuntime:
 
     def new_cache(self, batch_size: int, capacity: int) -> OrtCpuCache:
         """Empty KV buffers for `batch_size` rows of up to `capacity` tokens."""
-        if batch_size < 1 or not 1 <= capacity <= self.config.context_length:
-            raise InvalidInputError(
-                f"a cache needs batch_size >= 1 and capacity in 1…{self.config.context_length}, "
-                f"got {batch_size} and {capacity}"
-            )
+        check_cache_size(self.config, batch_size, capacity)
         return OrtCpuCache(self.config, batch_size, capacity, self._cache_dtype)
 
     def step(
@@ -254,15 +250,28 @@ class OrtCpuRuntime:
         bind_memory(binding.bind_input, contract.ATTENTION_MASK, mask)
         bind_memory(binding.bind_input, contract.NUM_LOGITS_TO_KEEP, keep)
         bind_memory(binding.bind_output, contract.LOGITS, logits)
-        cache.raise_if_interrupted()
-        try:
-            self._session.run_with_iobinding(binding, cache.options)
-        # onnxruntime's exceptions share no base but Exception.
-        except Exception as exc:
-            cache.raise_if_interrupted()
-            raise BackendError(f"onnxruntime failed in a step of {batch_size}x{num_new} tokens: {exc}") from exc
-        cache.raise_if_interrupted()
+        run_bound(self._session, binding, cache, token_ids.shape)
         return logits
+
+
+def check_cache_size(config: ModelConfig, batch_size: int, capacity: int) -> None:
+    """Raise InvalidInputError for a cache without rows, or of a capacity outside the context."""
+    if batch_size < 1 or not 1 <= capacity <= config.context_length:
+        raise InvalidInputError(
+            f"a cache needs batch_size >= 1 and capacity in 1…{config.context_length}, got {batch_size} and {capacity}"
+        )
+
+
+def run_bound(session: Any, binding: Any, cache: OrtCpuCache, shape: tuple[int, ...]) -> None:
+    """Run what is bound for a step of `shape` [B, T]; raise CancelledError where the cache was interrupted."""
+    cache.raise_if_interrupted()
+    try:
+        session.run_with_iobinding(binding, cache.options)
+    # onnxruntime's exceptions share no base but Exception.
+    except Exception as exc:
+        cache.raise_if_interrupted()
+        raise BackendError(f"onnxruntime failed in a step of {shape[0]}x{shape[1]} tokens: {exc}") from exc
+    cache.raise_if_interrupted()
 
 
 def bind_memory(bind: Any, name: str, array: NDArray[Any]) -> None:

@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 
 from codegen_edge import contract
 from codegen_edge.bundle import Bundle
-from codegen_edge.errors import BackendError, BundleError, InvalidInputError
+from codegen_edge.errors import BackendError, BundleError
 from codegen_edge.ort_session import open_session
-from codegen_edge.runtimes.backends.ort_cpu import OrtCpuCache, bind_memory
+from codegen_edge.runtimes.backends.ort_cpu import OrtCpuCache, bind_memory, check_cache_size, run_bound
 from codegen_edge.runtimes.runtime import KVCache, Logits, TokenIds
 from codegen_edge.runtimes.step_input import check_step
 
@@ -56,11 +56,7 @@ class StaticCpuRuntime:
 
     def new_cache(self, batch_size: int, capacity: int) -> StaticCpuCache:
         """Empty KV buffers for `batch_size` rows of up to `capacity` tokens."""
-        if batch_size < 1 or not 1 <= capacity <= self.config.context_length:
-            raise InvalidInputError(
-                f"a cache needs batch_size >= 1 and capacity in 1…{self.config.context_length}, "
-                f"got {batch_size} and {capacity}"
-            )
+        check_cache_size(self.config, batch_size, capacity)
         return StaticCpuCache(self.config, batch_size, capacity, np.float32)
 
     def step(
@@ -107,14 +103,7 @@ class StaticCpuRuntime:
         bind_memory(binding.bind_input, contract.INPUT_IDS, token_ids)
         bind_memory(binding.bind_input, contract.PAST_LENGTH, past_length)
         bind_memory(binding.bind_output, contract.LOGITS, logits)
-        cache.raise_if_interrupted()
-        try:
-            self._session.run_with_iobinding(binding, cache.options)
-        # onnxruntime's exceptions share no base but Exception.
-        except Exception as exc:
-            cache.raise_if_interrupted()
-            raise BackendError(f"onnxruntime failed in a step of {batch_size}x{num_new} tokens: {exc}") from exc
-        cache.raise_if_interrupted()
+        run_bound(self._session, binding, cache, token_ids.shape)
         return logits
 
 
