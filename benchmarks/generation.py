@@ -38,7 +38,7 @@ SESSION_TOKENS, TURN_TOKENS = 1500, 8
 def measure_overhead(runtime: OrtCpuRuntime) -> dict[str, Any]:
     """A greedy decode step of the loop against the bare run of the session, at the same lengths of past."""
     ids = np.random.default_rng(0).integers(0, 1000, PROMPT_TOKENS).tolist()
-    params = GenerationParams(max_new_tokens=NEW_TOKENS, suppressed_ids=())
+    params = GenerationParams(max_new_tokens=NEW_TOKENS)
     loop_ms: list[float] = []
     bare_ms: list[float] = []
     for _ in range(ROUNDS + 2):
@@ -53,8 +53,7 @@ def measure_overhead(runtime: OrtCpuRuntime) -> dict[str, Any]:
         session, run = runtime._session, []
         for _ in range(NEW_TOKENS - 1):
             # Everything but the run itself is left out of the clock.
-            started = _bare_run(runtime, session, cache, one)
-            run.append(1000 * started)
+            run.append(1000 * _bare_run(runtime, session, cache, one))
         bare_ms += run[4:]
     loop, bare = float(np.median(loop_ms)), float(np.median(bare_ms))
     return {"loop_ms": round(loop, 3), "session_run_ms": round(bare, 3), "overhead": round(loop / bare - 1, 4)}

@@ -10,7 +10,7 @@ import gc
 import json
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ def calibration_ids(bundle: Bundle) -> list[Any]:
     return [document_ids(tokenizer, file.text) for file in load_corpus("calibration")]
 
 
-def measure_quality(folder: Path) -> list[dict[str, Any]]:
+def measure_quality(folder: Path, chosen: Container[str]) -> list[dict[str, Any]]:
     """Quantize the trained checkpoint in every way and compare with its float32 bundle."""
     float_bundle = export_checkpoint(locate_checkpoint(CHECKPOINT), folder / "fp32")
     tokenizer = Tokenizer(float_bundle.tokenizer_path)
@@ -72,6 +72,8 @@ def measure_quality(folder: Path) -> list[dict[str, Any]]:
     reference = Replayed(open_runtime("cpu", float_bundle))
     rows = []
     for name, options in QUALITY.items():
+        if name not in chosen:
+            continue
         started = time.perf_counter()
         bundle, report = quantize_bundle(
             float_bundle,
@@ -136,12 +138,14 @@ def sizes(bundle: Bundle, float_bundle: Bundle) -> dict[str, Any]:
     return {"size_bytes": size_bytes(bundle), "size_ratio": size_bytes(bundle) / size_bytes(float_bundle)}
 
 
-def measure_speed(folder: Path) -> list[dict[str, Any]]:
+def measure_speed(folder: Path, chosen: Container[str]) -> list[dict[str, Any]]:
     """Prefill, decode, and decode behind a long past, of every variant of the 350M shape."""
     write_random_checkpoint(folder / "checkpoint", SHAPES["350M"], texts=TEXTS)
     float_bundle = export_checkpoint(locate_checkpoint(str(folder / "checkpoint")), folder / "350M-fp32")
     bundles = {}
     for number, (name, options) in enumerate(SPEED.items()):
+        if options is not None and name not in chosen:
+            continue
         if options is None:
             bundles[name] = float_bundle
             continue
@@ -200,13 +204,20 @@ def median_ms(count: int, work: Callable[[], object]) -> float:
 
 @click.command()
 @click.argument("parts", type=click.Choice(["quality", "speed"]), nargs=-1)
-def main(parts: tuple[str, ...]) -> None:
-    """Write benchmarks/results/quantization.json, or the given parts of it."""
+@click.option("--variant", "variants", multiple=True, help="Measure this one anew and leave the others' rows.")
+def main(parts: tuple[str, ...], variants: tuple[str, ...]) -> None:
+    """Write benchmarks/results/quantization.json, or the given parts of it.
+
+    A variant's speed is compared with the float bundle of the same run, whichever rows are kept.
+    """
     result = json.loads(RESULT.read_text()) if RESULT.is_file() else {}
     measures = {"quality": measure_quality, "speed": measure_speed}
     with tempfile.TemporaryDirectory(dir=Path(__file__).parent.parent, prefix=".demo-") as folder:
         for part in parts or measures:
-            result[part] = {"machine": describe_machine(), "variants": measures[part](Path(folder))}
+            kept = {row["variant"]: row for row in result[part]["variants"]} if variants else {}
+            measured = measures[part](Path(folder), variants or (*QUALITY, *SPEED))
+            rows = kept | {row["variant"]: row for row in measured if row["variant"] in variants or not variants}
+            result[part] = {"machine": describe_machine(), "variants": list(rows.values())}
             RESULT.write_text(json.dumps(result, indent=2) + "\n")
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from codegen_edge import contract
 from codegen_edge.bundle import Bundle, FileRecord, Manifest, open_bundle, records_of
-from codegen_edge.errors import InvalidInputError
+from codegen_edge.errors import BundleError, InvalidInputError
 from codegen_edge.graph_io import Progress, all_groups, write_graph, write_weights
 from codegen_edge.quantization.blockwise import Grid
 from codegen_edge.quantization.bundle_io import load_graph
@@ -120,9 +120,12 @@ def quantize_bundle(
         NumericsError: a weight is NaN or infinite.
         StorageError: the disk is full.
     """
-    if options.needs_calibration or options.kv_cache != "fp32":
-        # Calibration runs the graph, and an int8 cache is GroupQueryAttention's.
-        bundle.require_target("ort", "cpu")
+    # Calibration runs the graph, and an int8 cache is GroupQueryAttention's.
+    if bundle.manifest.target != "ort" and options.needs_calibration:
+        raise BundleError(
+            f"{bundle.path} is a graph for {bundle.manifest.target}: a calibrated method or an int8 cache needs "
+            "target ort; int4 goes with --method search or round"
+        )
     with staged_folder(Path(out), overwrite=options.overwrite) as stage:
         model, read = load_graph(bundle)
         tensors: list[TensorReport] = []

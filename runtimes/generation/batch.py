@@ -23,7 +23,7 @@ from codegen_edge.runtimes.generation.prefill import (
 )
 from codegen_edge.runtimes.generation.sampling import Chosen, TokenChooser
 from codegen_edge.runtimes.generation.speculation import Speculator
-from codegen_edge.runtimes.runtime import KVCache, Runtime
+from codegen_edge.runtimes.runtime import KVCache, Logits, Runtime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,6 +47,19 @@ class TokenEvent:
     logprob: float | None = None
     top_logprobs: tuple[tuple[int, float], ...] = ()
     seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Progress:
+    """Tells the progress of some rows of one length as that of all prompts."""
+
+    on_prefill: OnPrefill
+    done: int
+    num_rows: int
+    total: int
+
+    def __call__(self, read: int, of: int) -> None:
+        self.on_prefill(self.done + self.num_rows * read, self.total)
 
 
 @dataclass(slots=True, eq=False)
@@ -144,28 +157,15 @@ class RunningBatch:
         by_length: dict[int, list[int]] = {}
         for number, prompt in enumerate(fitted):
             by_length.setdefault(len(prompt), []).append(number)
-        total, done = sum(map(len, fitted)), 0
+        held = 0 if cache is None else int(cache.lengths[0])
+        total, done = sum(map(len, fitted)) - held, 0
         joining: list[tuple[KVCache, list[_Row]]] = []
         for length, numbers in by_length.items():
             group = cache if cache is not None else self._runtime.new_cache(len(numbers), self._capacity)
-            held = int(group.lengths[0])
-            total -= held
-
-            def told(read: int, of: int, before: int = done, rows: int = len(numbers), total: int = total) -> None:
-                if on_prefill is not None:
-                    on_prefill(before + rows * read, total)
-
+            unread = [fitted[number][held:] for number in numbers]
+            told = None if on_prefill is None else _Progress(on_prefill, done, len(numbers), total)
             try:
-                with self._cancel.calling(group.interrupt) if self._cancel else nullcontext():
-                    logits = prefill(
-                        self._runtime,
-                        group,
-                        [fitted[number][held:] for number in numbers],
-                        chunk=params.prefill_chunk,
-                        cancel=self._cancel,
-                        deadline=None if params.max_seconds is None else started_at + params.max_seconds,
-                        on_prefill=told,
-                    )
+                logits = self._read(unread, group, params, started_at, told)
             except DeadlinePassedError:
                 self._end_unread([first + number * params.n for number in numbers], params, started_at)
                 continue
@@ -180,14 +180,38 @@ class RunningBatch:
                 for sample in range(params.n)
             ]
             joining.append((group, rows))
-        self._drop_finished()
-        for group, rows in joining:
-            if self._cache is None or not self._rows:
-                self._cache, self._rows = group, rows
-            else:
-                self._cache.join(group)
-                self._rows += rows
+        self._join(joining)
         return list(range(first, self._num_added))
+
+    def _read(
+        self,
+        rows: Sequence[Sequence[int]],
+        cache: KVCache,
+        params: GenerationParams,
+        started_at: float,
+        on_prefill: OnPrefill | None,
+    ) -> Logits:
+        """Prefill rows of one length; [B, V] logits."""
+        with self._cancel.calling(cache.interrupt) if self._cancel else nullcontext():
+            return prefill(
+                self._runtime,
+                cache,
+                rows,
+                chunk=params.prefill_chunk,
+                cancel=self._cancel,
+                deadline=None if params.max_seconds is None else started_at + params.max_seconds,
+                on_prefill=on_prefill,
+            )
+
+    def _join(self, joining: Sequence[tuple[KVCache, list[_Row]]]) -> None:
+        """Append rows that were read; the first ones of an empty batch bring their cache along."""
+        self._drop_finished()
+        for cache, rows in joining:
+            if self._cache is None or not self._rows:
+                self._cache, self._rows = cache, rows
+            else:
+                self._cache.join(cache)
+                self._rows += rows
 
     def finish(self, number: int) -> None:
         """End a row; it gets no further tokens."""

@@ -69,8 +69,6 @@ class ScoreRules:
             scores[repeated] = _NEVER
         for word in params.bad_words_ids:
             before = len(word) - 1
-            # A text of the word's own end alone is one too short: transformers bans a word's last id all the same
-            # only where the ids before it are there.
             if before == 0 or (before <= len(ids) and tuple(ids[-before:]) == word[:-1]):
                 scores[word[-1]] = _NEVER
         if num_new < params.min_new_tokens:
