@@ -56,7 +56,7 @@ class TrainingRecord:
 def model_card(record: TrainingRecord) -> str:
     """README.md of the checkpoint, with the hub's front matter."""
     settings, held_out, held_out_sample = record.settings, record.held_out, record.held_out_sample
-    num_tokens = settings.num_steps * settings.tokens_per_step
+    num_tokens = settings.total_steps * settings.tokens_per_step
     heads = f"{settings.n_head} (heads of {settings.n_embd // settings.n_head})"
     rows = "\n".join(
         f"| {split} | {record.split_files[split]} | {record.split_bytes[split] / 1e6:.2f} MB |"
@@ -91,9 +91,9 @@ The sample is `corpora/held-out.jsonl` beside this folder, so that the second co
 
 ## What it can and cannot do
 
-Behind the beginning of a file it continues Python with sound indentation and the library's idioms; at a temperature of
-0.6 most of what it writes there parses. From a bare `def ` it mostly falls into repetition, and so it does at low
-temperatures: it leans on what it has read (benchmarks/results/parse_rate.json in the repository).
+It continues Python with sound indentation and the library's idioms. At temperatures up to 0.8 most of what it writes
+behind the beginning of a file parses, and half or more of what it writes behind a bare `def `; it repeats itself when
+it has read little (benchmarks/results/parse_rate.json in the repository).
 It does not solve tasks: it has seen {num_tokens / 1e6:.1f} million tokens, and what it writes is plausible, not right.
 Its context is {settings.n_positions} tokens. It may repeat pieces of the standard library.
 
@@ -123,10 +123,11 @@ weights are given under the same.
 
 ## Training
 
-{settings.num_steps} steps of {settings.batch_size} rows of {settings.n_positions} tokens: {num_tokens / 1e6:.1f}
-million tokens in {record.seconds / 60:.0f} minutes on {record.threads} CPU threads, seed {settings.seed}. Muon for the
-matrices inside the blocks, AdamW for the rest, the step length falling to zero over the last 60% of the steps.
-`make train` does it again.
+{settings.num_steps} steps of {settings.batch_size} rows of {settings.n_positions} tokens cut anywhere, then
+{settings.num_second_steps} of which every other one is over rows of {settings.short_length} tokens that begin where a
+statement begins, so that the model knows short prompts: {num_tokens / 1e6:.1f} million tokens in
+{record.seconds / 60:.0f} minutes on {record.threads} CPU threads, seed {settings.seed}. Muon for the matrices inside
+the blocks, AdamW for the rest, the step length falling to zero in either stage. `make train` does it again.
 """
 
 
@@ -144,7 +145,8 @@ def draw_curve(record: TrainingRecord, path: Path) -> None:
         axes.plot(tokens, [row[split] for row in record.log], label=split, color=color)
     axes.set_xlabel("million tokens")
     axes.set_ylabel("bits per byte")
-    axes.set_ylim(1.0, max(2.2, min(2.6, max(row["train"] for row in record.log))))
+    lowest = min(min(row[split] for split in ("train", "validation", "held-out")) for row in record.log)
+    axes.set_ylim(lowest - 0.05, max(2.2, min(2.6, max(row["train"] for row in record.log))))
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False)
     figure.tight_layout()

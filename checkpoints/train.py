@@ -13,7 +13,6 @@ import sys
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import click
 import numpy as np
@@ -23,7 +22,15 @@ from tokenizers import Tokenizer
 
 from codegen_edge.checkpoints.library_source import SourceFile, fingerprint, read_library, standard_library
 from codegen_edge.checkpoints.tokenizer import train_tokenizer
-from codegen_edge.checkpoints.training import Trainer, TrainingSettings, batches, byte_counts, encode, pack
+from codegen_edge.checkpoints.training import (
+    Trainer,
+    TrainingSettings,
+    TrainingText,
+    batches,
+    byte_counts,
+    encode,
+    pack,
+)
 from codegen_edge.cli.console import stderr
 from codegen_edge.errors import CodegenEdgeError, InvalidInputError, RuntimeUnavailableError, StorageError
 from codegen_edge.storage import replace_file
@@ -72,25 +79,26 @@ def load_or_train_tokenizer(path: Path, files: list[SourceFile], settings: Train
     return Tokenizer.from_file(str(path))
 
 
-def train(trainer: Trainer, splits: dict[str, Any], work: Path, stop: Stop) -> None:
+def train(trainer: Trainer, splits: dict[str, TrainingText], work: Path, stop: Stop) -> None:
     """Take the steps that are left, measure and save every hundred steps and when stopped."""
     settings = trainer.settings
     fixed = np.random.default_rng(settings.seed)
     measured = {
-        name: pack(splits[name], settings.n_positions, fixed)[:_MEASURED_ROWS] for name in ("validation", "held-out")
+        name: pack(splits[name].documents, settings.n_positions, fixed)[:_MEASURED_ROWS]
+        for name in ("validation", "held-out")
     }
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=stderr) as progress:
-        task = progress.add_task("training", total=settings.num_steps, completed=trainer.step)
+        task = progress.add_task("training", total=settings.total_steps, completed=trainer.step)
         recent: list[float] = []
         for batch in batches(splits["train"], settings, trainer.step):
-            if stop.is_wanted or trainer.step >= settings.num_steps:
+            if stop.is_wanted or trainer.step >= settings.total_steps:
                 break
             started = time.monotonic()
             recent.append(trainer.train_step(batch))
             trainer.seconds += time.monotonic() - started
             _show(progress, task, trainer.step, recent)
-            if trainer.step % _MEASURE_EVERY_STEPS == 0 or trainer.step == settings.num_steps:
+            if trainer.step % _MEASURE_EVERY_STEPS == 0 or trainer.step == settings.total_steps:
                 row: dict[str, float] = {"step": trainer.step, "tokens": trainer.step * settings.tokens_per_step}
                 row |= {"seconds": round(trainer.seconds), "train": round(float(np.mean(recent)), 4)}
                 row |= {name: round(trainer.bits_per_byte(rows), 4) for name, rows in measured.items()}
@@ -120,6 +128,7 @@ def _show(progress: Progress, task: TaskID, step: int, recent: list[float]) -> N
 )
 @click.option("--library", type=click.Path(path_type=Path), help="Folder of programs instead of the running library.")
 @click.option("--steps", "num_steps", default=_DEFAULTS.num_steps, show_default=True)
+@click.option("--second-steps", "num_second_steps", default=_DEFAULTS.num_second_steps, show_default=True)
 @click.option("--batch-size", default=_DEFAULTS.batch_size, show_default=True)
 @click.option("--n-layer", default=_DEFAULTS.n_layer, show_default=True)
 @click.option("--n-embd", default=_DEFAULTS.n_embd, show_default=True)
@@ -162,7 +171,7 @@ def main(out: Path | None, work: Path, library: Path | None, threads: int, is_co
     require_writable(out.parent)
     if (work / _STATE).exists():
         trainer.load(work / _STATE)
-        stderr.print(f"going on from step {trainer.step} of {plan.num_steps}")
+        stderr.print(f"going on from step {trainer.step} of {plan.total_steps}")
     stop = Stop()
     splits = {name: encode(tokenizer, texts_of(files, name)) for name in ("train", "validation", "held-out")}
     train(trainer, splits, work, stop)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import pickle
 from collections.abc import Iterable, Iterator
@@ -25,9 +26,15 @@ _WARMUP_STEPS = 40
 _DECAY_SHARE = 0.6  # of the steps, at the end, in which the step length falls to zero
 _ADAM_LR = 5e-3  # embedding table, LM head, biases and norms
 _MUON_LR = 0.02  # matrices inside the blocks
+_SECOND_STAGE_SHARE = 0.3  # of the step length, at the start of the second stage
 # Without it the matrices grow with every step of Muon, scores of attention reach the hundreds, and the model then
 # turns the least rounding of a weight into another choice of key: it could not be quantized well.
 _WEIGHT_DECAY = 0.1  # of every matrix, times the step length
+
+_PROMPT_CHARACTERS = 32  # within which a short row's text is cut
+
+# As byte-level BPE writes them; runs of spaces and tabs are written as they are.
+_NEWLINE, _WHITESPACE = "Ċ", "ĊĠĉ \t"
 
 # What a state must agree in to be gone on with.
 _SHAPE = ("n_layer", "n_embd", "n_head", "rotary_dim", "n_positions", "vocab_size")
@@ -41,7 +48,10 @@ class TrainingSettings:
     Attributes:
         tokenizer_vocab_size: ids that byte-level BPE may use, before `<|endoftext|>` and the runs are added.
         batch_size: rows of `n_positions` tokens in a step.
-        num_steps: steps in all.
+        num_steps: steps of the first stage, over rows of `n_positions` tokens cut anywhere.
+        num_second_steps: steps of the second stage, every other one over rows of a quarter that begin where a statement
+            at the left margin begins, their text cut as a prompt's end cuts it. Without them the model hardly ever sees
+            so little past as a short prompt gives, nor a lone space as its last token, and what it writes is noise.
         seed: of the weights and of the order of the text.
     """
 
@@ -54,12 +64,15 @@ class TrainingSettings:
     tokenizer_vocab_size: int = 4000
     batch_size: int = 8
     num_steps: int = 2400
+    num_second_steps: int = 600
     seed: int = 0
 
     def __post_init__(self) -> None:
         for name in (*_SHAPE, "tokenizer_vocab_size", "batch_size", "num_steps"):
             if getattr(self, name) < 1:
                 raise InvalidInputError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.num_second_steps < 0:
+            raise InvalidInputError(f"num_second_steps must be at least 0, got {self.num_second_steps}")
         if self.n_head % 4 or self.n_embd % self.n_head:
             raise InvalidInputError(f"n_head must be a multiple of 4 that divides n_embd, got {self.n_head}")
         if self.rotary_dim % 2 or self.rotary_dim > self.n_embd // self.n_head:
@@ -74,6 +87,20 @@ class TrainingSettings:
     def tokens_per_step(self) -> int:
         """Tokens predicted in a step."""
         return self.batch_size * self.n_positions
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of both stages."""
+        return self.num_steps + self.num_second_steps
+
+    @property
+    def short_length(self) -> int:
+        """Tokens of a short row."""
+        return max(1, self.n_positions // 4)
+
+    def is_short(self, step: int) -> bool:
+        """Whether `step`, counted from 0, is over short rows."""
+        return step >= self.num_steps and (step - self.num_steps) % 2 == 0
 
     def config(self, end_of_text_id: int) -> dict[str, Any]:
         """config.json as on the hub."""
@@ -139,18 +166,54 @@ def pack(documents: Iterable[NDArray[np.int64]], length: int, generator: np.rand
     return rows
 
 
-def batches(documents: list[NDArray[np.int64]], settings: TrainingSettings, first: int) -> Iterator[NDArray[np.int64]]:
+def batches(text: TrainingText, settings: TrainingSettings, first: int) -> Iterator[NDArray[np.int64]]:
     """The batches [B, T + 1] of steps `first`, `first` + 1, …; which text a step sees depends on the seed alone."""
-    step, epoch = 0, 0
-    while True:
+    long = _long_batches(text.documents, settings)
+    stream = np.concatenate(text.documents)
+    for step in itertools.count():
+        if not settings.is_short(step):
+            batch = next(long)
+            if step >= first:
+                yield batch
+        elif step >= first:
+            yield _short_batch(text, stream, settings, np.random.default_rng((settings.seed, step, 1)))
+
+
+def _short_batch(
+    text: TrainingText, stream: NDArray[np.int64], settings: TrainingSettings, generator: np.random.Generator
+) -> NDArray[np.int64]:
+    """[B', short_length + 1] with as many tokens as a batch of long rows, each begun at a statement and tokenized as if
+    its first characters were the prompt."""
+    length = settings.short_length + 1
+    source = 2 * length  # a text cut in two may make fewer tokens, never half
+    starts = text.statement_starts[text.statement_starts < len(stream) - source]
+    if not len(starts):
+        raise InvalidInputError(f"the training text has no statement with {source} tokens behind it")
+    rows = []
+    for start in generator.choice(starts, settings.tokens_per_step // settings.short_length):
+        ids = stream[start : start + source]
+        characters = text.tokenizer.decode(ids.tolist(), skip_special_tokens=False)
+        cut = _prompt_end(characters, generator)
+        parts = text.tokenizer.encode_batch_fast([characters[:cut], characters[cut:]], add_special_tokens=False)
+        rows.append([*parts[0].ids, *parts[1].ids][:length])
+    return np.array(rows, np.int64)
+
+
+def _prompt_end(characters: str, generator: np.random.Generator) -> int:
+    """Where a prompt that begins these characters might end: one time in two behind a space."""
+    spaces = [n for n, character in enumerate(characters[:_PROMPT_CHARACTERS], 1) if character == " "]
+    if spaces and generator.random() < 0.5:
+        return int(generator.choice(spaces))
+    return int(generator.integers(1, _PROMPT_CHARACTERS + 1))
+
+
+def _long_batches(documents: list[NDArray[np.int64]], settings: TrainingSettings) -> Iterator[NDArray[np.int64]]:
+    for epoch in itertools.count():
         rows = pack(documents, settings.n_positions, np.random.default_rng((settings.seed, epoch)))
         if len(rows) < settings.batch_size:
             raise InvalidInputError(f"the training text makes {len(rows)} rows, fewer than a batch")
         for start in range(0, len(rows) - settings.batch_size + 1, settings.batch_size):
-            if step >= first:
-                yield rows[start : start + settings.batch_size]
-            step += 1
-        epoch += 1
+            yield rows[start : start + settings.batch_size]
 
 
 @dataclass(slots=True)
@@ -182,7 +245,7 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self.model = new_model(self.settings, self.end_of_text_id)
-        self._forward = torch.compile(self.model) if self.is_compiled else self.model
+        self._forward = torch.compile(self.model, dynamic=False) if self.is_compiled else self.model
         matrices: list[torch.nn.Parameter] = []
         tables: list[torch.nn.Parameter] = []
         vectors: list[torch.nn.Parameter] = []
@@ -204,7 +267,7 @@ class Trainer:
 
     def train_step(self, batch: NDArray[np.int64]) -> float:
         """Take one step over `batch` [B, T + 1] and return its loss in bits a byte, from before the step."""
-        share = learning_rate_share(self.step, self.settings.num_steps)
+        share = learning_rate_share(self.step, self.settings)
         nll, num_bytes, num_tokens = self._loss(torch.from_numpy(batch))
         if not torch.isfinite(nll):
             raise CheckpointError(f"the loss of step {self.step + 1} is {nll.item()}; train with another seed")
@@ -277,6 +340,9 @@ class Trainer:
                 raise CheckpointError(
                     f"{path} holds {what}: {', '.join(differing)}; give those settings, or remove it to start anew"
                 )
+        seconds = [plan.get("num_second_steps") for plan in (settings, mine)]
+        if seconds[0] != seconds[1] and content["step"] > mine["num_steps"]:
+            raise CheckpointError(f"{path} is in a second stage of {seconds[0]} steps: give that number, or remove it")
         fewest = min(settings["num_steps"], mine["num_steps"])
         if settings["num_steps"] != mine["num_steps"] and content["step"] > (1 - _DECAY_SHARE) * fewest:
             raise CheckpointError(
@@ -291,20 +357,48 @@ class Trainer:
         self.step, self.seconds, self.log = content["step"], content["seconds"], content["log"]
 
 
-def learning_rate_share(step: int, num_steps: int) -> float:
-    """Share of the full step length: up within the first steps, level, then straight down to zero at the end."""
+def learning_rate_share(step: int, settings: TrainingSettings) -> float:
+    """Share of the full step length: up within the first steps, level, then straight down to zero; in the second stage
+    down to zero again, from less."""
+    if step >= settings.num_steps:
+        return _SECOND_STAGE_SHARE * (settings.total_steps - step) / max(1, settings.num_second_steps)
     up = (step + 1) / _WARMUP_STEPS
-    down = (num_steps - step) / max(1.0, _DECAY_SHARE * num_steps)
+    down = (settings.num_steps - step) / max(1.0, _DECAY_SHARE * settings.num_steps)
     return min(1.0, up, down)
 
 
-def encode(tokenizer: Tokenizer, texts: list[str]) -> list[NDArray[np.int64]]:
-    """`<|endoftext|>` and the ids of each text."""
+@dataclass(frozen=True, slots=True)
+class TrainingText:
+    """Text as ids.
+
+    Attributes:
+        tokenizer: that made the ids.
+        documents: `<|endoftext|>` and the ids of each text.
+        statement_starts: [N] where in the joined documents a line begins at the left margin, or a file.
+    """
+
+    tokenizer: Tokenizer
+    documents: list[NDArray[np.int64]]
+    statement_starts: NDArray[np.int64]
+
+
+def encode(tokenizer: Tokenizer, texts: list[str]) -> TrainingText:
+    """Encode the texts of a split."""
     end_of_text_id = tokenizer.token_to_id(END_OF_TEXT)
-    return [
+    documents = [
         np.array([end_of_text_id, *encoding.ids], np.int64)
         for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False)
     ]
+    ends_line = np.zeros(tokenizer.get_vocab_size(), bool)
+    is_margin = np.zeros_like(ends_line)  # whether what begins with this token stands at the margin
+    for token, token_id in tokenizer.get_vocab(with_added_tokens=True).items():
+        ends_line[token_id] = token.endswith(_NEWLINE)
+        is_margin[token_id] = token[0] not in _WHITESPACE
+    ends_line[end_of_text_id] = True
+    stream = np.concatenate(documents)
+    begins_statement = ends_line[stream[:-1]] & is_margin[stream[1:]]
+    starts = np.flatnonzero(begins_statement) + 1
+    return TrainingText(tokenizer, documents, starts)
 
 
 def byte_counts(tokenizer: Tokenizer, vocab_size: int) -> torch.Tensor:

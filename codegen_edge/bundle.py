@@ -16,6 +16,9 @@ from codegen_edge.storage import MANIFEST_FILE, replace_file, sha256_of
 FORMAT_VERSION = 1
 TOKENIZER_FILE = "tokenizer.json"
 
+Phase = Literal["prefill", "decode"]
+ENGINE_FILES: dict[Phase, str] = {"prefill": "engines/prefill.engine", "decode": "engines/decode.engine"}
+
 Check = Literal["full", "size"]
 CHECKS: tuple[Check, ...] = get_args(Check)
 
@@ -48,6 +51,37 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Engines:
+    """What `codegen-edge build --runtime tensorrt` made of a bundle: one engine for prefill chunks, one for decode.
+
+    Attributes:
+        made_of: fingerprint of the bundle.
+        library: "tensorrt" or "tensorrt-rtx".
+        version: of the library; its engines are for no other one.
+        compute_capabilities: of the GPUs that they were built for, for example "8.9"; "current" with `gpu` for the one
+            that built them.
+        gpu: name of that GPU, or None.
+        batch_size: rows of a step (B).
+        capacity: tokens that a row may hold.
+        chunk: tokens of a prefill step (T).
+    """
+
+    made_of: str
+    library: str
+    version: str
+    compute_capabilities: tuple[str, ...]
+    gpu: str | None
+    batch_size: int
+    capacity: int
+    chunk: int
+
+    @property
+    def buffer_length(self) -> int:
+        """C of the KV buffers: room for a chunk of padding beyond what a row may hold."""
+        return self.capacity + self.chunk
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Manifest:
     """The content of `bundle.json`.
 
@@ -59,7 +93,9 @@ class Manifest:
         source: the checkpoint that it was made of.
         tools: versions of the programs that made it.
         files: every other file of the bundle by its relative path.
-        kv_cache: dtype of past and present.
+        kv_cache: dtype of past and present; "fp32" stands for what the graph computes in.
+        compute: dtype that the graph computes in.
+        engines: how its engines were built, or None for a bundle that holds a graph.
         parity: the verdict of the last verification, or None when it was never verified.
     """
 
@@ -71,6 +107,8 @@ class Manifest:
     tools: dict[str, str]
     files: dict[str, FileRecord]
     kv_cache: contract.KVPrecision = "fp32"
+    compute: contract.Compute = "fp32"
+    engines: Engines | None = None
     parity: dict[str, Any] | None = None
 
     def to_json(self) -> bytes:
@@ -90,6 +128,9 @@ class Manifest:
         try:
             source = dict(fields["source"])
             source["mended"] = tuple(source.get("mended", ()))
+            engines = fields.get("engines")
+            if engines is not None:
+                engines = Engines(**engines | {"compute_capabilities": tuple(engines["compute_capabilities"])})
             manifest = cls(
                 task=fields["task"],
                 target=fields["target"],
@@ -99,6 +140,8 @@ class Manifest:
                 tools=dict(fields["tools"]),
                 files={name: FileRecord(**record) for name, record in fields["files"].items()},
                 kv_cache=fields.get("kv_cache", "fp32"),
+                compute=fields.get("compute", "fp32"),
+                engines=engines,
                 parity=fields.get("parity"),
             )
         except (KeyError, TypeError, ValueError, AttributeError, UnsupportedModelError) as exc:
@@ -108,6 +151,7 @@ class Manifest:
             ("target", contract.TARGETS),
             ("precision", contract.PRECISIONS),
             ("kv_cache", contract.KV_PRECISIONS),
+            ("compute", contract.COMPUTES),
         ):
             if getattr(manifest, name) not in known:
                 raise BundleError(
@@ -129,6 +173,10 @@ class Bundle:
         """The ONNX graph."""
         return self.path / contract.MODEL_FILE
 
+    def engine_path(self, phase: Phase) -> Path:
+        """The engine of prefill chunks or of decode steps."""
+        return self.path / ENGINE_FILES[phase]
+
     @property
     def tokenizer_path(self) -> Path:
         """The tokenizer in the format of the tokenizers library."""
@@ -136,9 +184,9 @@ class Bundle:
 
     @property
     def fingerprint(self) -> str:
-        """Hash over the graph, its weights and the tokenizer: what a KV cache and its tokens belong to."""
+        """Hash over what computes and the tokenizer: what a KV cache and its tokens belong to."""
         digest = hashlib.sha256()
-        for name in (contract.MODEL_FILE, contract.WEIGHTS_FILE, TOKENIZER_FILE):
+        for name in _vital_files(self.manifest):
             digest.update(self.manifest.files[name].sha256.encode())
         return digest.hexdigest()
 
@@ -155,12 +203,27 @@ class Bundle:
                 f"codegen-edge export CHECKPOINT OUT --task {task}"
             )
 
-    def require_target(self, target: contract.Target, runtime: str) -> None:
-        """Raise BundleError when the graph is of another target than `runtime` computes."""
-        if self.manifest.target != target:
+    def require_graph(self, runtime: str, *, target: contract.Target, compute: tuple[contract.Compute, ...]) -> None:
+        """Raise BundleError unless this is a graph that `runtime` computes."""
+        manifest = self.manifest
+        if manifest.engines is not None:
             raise BundleError(
-                f"{self.path} is a graph for {self.manifest.target}; runtime {runtime} needs target {target}: "
+                f"{self.path} holds engines, which runtime tensorrt runs; runtime {runtime} needs the bundle that they "
+                "were built of"
+            )
+        if manifest.target != target:
+            raise BundleError(
+                f"{self.path} is a graph for {manifest.target}; runtime {runtime} needs target {target}: "
                 f"codegen-edge export CHECKPOINT OUT --target {target}"
+            )
+        if manifest.compute not in compute:
+            mend = (
+                f"codegen-edge build BUNDLE OUT --runtime {runtime} --compute {compute[0]}"
+                if manifest.compute == "fp32"
+                else "take the bundle that it was built of"
+            )
+            raise BundleError(
+                f"{self.path} computes in {manifest.compute}, runtime {runtime} in {' or '.join(compute)}: {mend}"
             )
 
     def record_parity(self, verdict: dict[str, Any]) -> None:
@@ -198,15 +261,21 @@ def open_bundle(path: str | Path, *, check: Check = "full") -> Bundle:
     if not (folder / MANIFEST_FILE).is_file():
         raise BundleError(f"{folder} is no bundle: it has no {MANIFEST_FILE}")
     manifest = Manifest.from_dict(read_json_object(folder / MANIFEST_FILE, BundleError))
-    for name in (contract.MODEL_FILE, contract.WEIGHTS_FILE, TOKENIZER_FILE):
+    for name in _vital_files(manifest):
         if name not in manifest.files:
             raise BundleError(f"{folder / MANIFEST_FILE} does not list {name}; export the checkpoint again")
     for name, record in manifest.files.items():
         _check_file(folder, name, record, check)
-    for file in sorted((folder / contract.MODEL_FILE).parent.iterdir()):
+    for file in sorted((folder / _vital_files(manifest)[0]).parent.iterdir()):
         if file.relative_to(folder).as_posix() not in manifest.files:
             raise IntegrityError(f"{file} is no part of the bundle that was exported; remove it")
     return Bundle(folder, manifest)
+
+
+def _vital_files(manifest: Manifest) -> tuple[str, ...]:
+    if manifest.engines is not None:
+        return (*ENGINE_FILES.values(), TOKENIZER_FILE)
+    return contract.MODEL_FILE, contract.WEIGHTS_FILE, TOKENIZER_FILE
 
 
 def records_of(folder: Path, known: dict[str, FileRecord]) -> dict[str, FileRecord]:

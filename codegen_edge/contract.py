@@ -18,7 +18,8 @@ Axes, used in every shape comment of the project:
 
 The names of the dynamic axes are part of the contract: transformers.js takes an unknown axis of the past for 0,
 and optimum evaluates the names as expressions. The mask means right padding: row b holds sum(mask[b]) tokens.
-Past and present are float32, or int8 in a bundle whose manifest says so.
+Past and present are float32, or int8 in a bundle whose manifest says so. In a bundle that was built for a GPU they
+are of the dtype that it computes in, float16 or bfloat16; logits are float32 everywhere.
 A caller may bind one buffer of capacity C as past and present of a layer (then P is C on both sides).
 """
 
@@ -30,12 +31,14 @@ Task = Literal["text-generation", "feature-extraction"]
 Target = Literal["ort", "tensorrt"]
 Precision = Literal["fp32", "fp16", "int8", "int8-dynamic", "int4"]
 KVPrecision = Literal["fp32", "int8"]
+Compute = Literal["fp32", "fp16", "bf16"]
 KVPart = Literal["key", "value"]
 
 TASKS: tuple[Task, ...] = get_args(Task)
 TARGETS: tuple[Target, ...] = get_args(Target)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 KV_PRECISIONS: tuple[KVPrecision, ...] = get_args(KVPrecision)
+COMPUTES: tuple[Compute, ...] = get_args(Compute)
 KV_PARTS: tuple[KVPart, ...] = get_args(KVPart)
 
 INPUT_IDS = "input_ids"

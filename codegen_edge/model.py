@@ -233,14 +233,14 @@ def _as_batch(prompt: str | Sequence[str]) -> list[str]:
     return list(prompts)
 
 
-def load_model(path: str | Path, *, runtime: str = "cpu", threads: int | None = None, check: Check = "full") -> Model:
+def load_model(path: str | Path, *, runtime: str = "cpu", check: Check = "full", **options: Any) -> Model:
     """Open a bundle for generation.
 
     Args:
-        path: a folder written by `codegen-edge export`.
-        runtime: "cpu"; the runtime that is named is used, or an error is raised.
-        threads: CPU threads; None takes all that this process may use.
+        path: a folder written by `codegen-edge export`, `quantize` or `build`.
+        runtime: "cpu", "cuda", "tensorrt", "static-cpu"; the one that is named is used, or an error is raised.
         check: "full" compares every file's sha256 first, "size" the sizes only (a faster start).
+        **options: of the runtime, for example `threads` of cpu or `device_id` of cuda; see `open_runtime`.
 
     Raises:
         BundleError: the folder is no bundle for text generation.
@@ -250,4 +250,4 @@ def load_model(path: str | Path, *, runtime: str = "cpu", threads: int | None = 
     bundle = open_bundle(path, check=check)
     bundle.require_task("text-generation")
     tokenizer = Tokenizer(bundle.tokenizer_path)
-    return Model(bundle, open_runtime(runtime, bundle, threads=threads), tokenizer)
+    return Model(bundle, open_runtime(runtime, bundle, **options), tokenizer)

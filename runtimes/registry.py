@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 from codegen_edge import contract
 from codegen_edge.bundle import Bundle
@@ -15,26 +16,37 @@ from codegen_edge.runtimes.runtime import Runtime
 RUNTIMES: dict[str, str] = {
     "cpu": "codegen_edge.runtimes.backends.ort_cpu:open_runtime",
     "static-cpu": "codegen_edge.runtimes.backends.static_cpu:open_runtime",
+    "cuda": "codegen_edge.runtimes.backends.cuda:open_runtime",
+    "tensorrt": "codegen_edge.runtimes.backends.tensorrt:open_runtime",
 }
+
+# Those that need a GPU, and what makes their bundles.
+BUILT_RUNTIMES = ("cuda", "tensorrt")
 
 # What computes a target's graph on any machine, and so proves it.
 PROVING_RUNTIMES: dict[contract.Target, str] = {"ort": "cpu", "tensorrt": "static-cpu"}
 
 
-def open_runtime(name: str, bundle: Bundle, *, threads: int | None = None) -> Runtime:
+def open_runtime(name: str, bundle: Bundle, **options: Any) -> Runtime:
     """Open `bundle` with the runtime that was asked for, and never with another one.
 
     Args:
         name: a key of RUNTIMES.
         bundle: an opened bundle for text generation.
-        threads: CPU threads; None takes all that this process may use.
+        **options: of this runtime: `threads` of the CPU ones; `device_id`, `memory_limit_mib`, `allow_cpu_nodes` of
+            cuda; `device_id` of tensorrt. None stands for an option that was not given.
 
     Raises:
-        InvalidInputError: no runtime has this name.
+        InvalidInputError: no runtime has this name, or this one has no such option.
         RuntimeUnavailableError: the runtime cannot be had on this machine.
     """
     if name not in RUNTIMES:
         raise InvalidInputError(f"there is no runtime {name!r}; there are: {', '.join(RUNTIMES)}")
     module, _, function = RUNTIMES[name].partition(":")
     opener = cast(Callable[..., Runtime], getattr(importlib.import_module(module), function))
-    return opener(bundle, threads=threads)
+    given = {option: value for option, value in options.items() if value is not None}
+    known = list(inspect.signature(opener).parameters)[1:]
+    for option in given:
+        if option not in known:
+            raise InvalidInputError(f"runtime {name} has no {option}; it has: {', '.join(known)}")
+    return opener(bundle, **given)

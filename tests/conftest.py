@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import shutil
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
@@ -13,6 +15,13 @@ from hypothesis import settings
 from codegen_edge.bundle import Bundle, open_bundle
 from codegen_edge.exporter import ExportOptions, export_checkpoint, locate_checkpoint
 from codegen_edge.exporter.random_checkpoint import ModelShape, write_random_checkpoint
+from codegen_edge.runtimes import RUNTIMES
+
+if TYPE_CHECKING:
+    from tests.runtimes.gpu import GpuBundles
+
+# What the conformance suite runs: the registered runtimes, a stand-in, the reference and the scripted fake.
+CONFORMING = (*RUNTIMES, "tensorrt (stand-in)", "reference", "scripted")
 
 TEXTS = (
     "def hello_world():\n    print('hello world')\n\n\nfor i in range(10):\n\treturn i * 2  # again\n",
@@ -59,6 +68,45 @@ def static_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactor
     """The checkpoint's bundle of target tensorrt, not verified. Read only."""
     out = tmp_path_factory.mktemp("bundle") / "tiny-static"
     return export_checkpoint(locate_checkpoint(str(tiny_checkpoint)), out, ExportOptions(target="tensorrt"))
+
+
+@pytest.fixture(scope="session")
+def engine_bundle(static_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Engines of the static bundle, for the stand-in of TensorRT: 8 rows, chunks of 4, float32. Read only."""
+    from codegen_edge.runtimes.build import EngineOptions, build_engines
+    from tests.runtimes.stand_ins import FakeBuilder, fake_library
+
+    out = tmp_path_factory.mktemp("bundle") / "tiny-engines"
+    options = EngineOptions(compute="fp32", chunk=4, batch_size=8)
+    return build_engines(static_bundle, out, FakeBuilder(fake_library()), options)
+
+
+@pytest.fixture(scope="session")
+def gpu_bundles(tmp_path_factory: pytest.TempPathFactory) -> GpuBundles:
+    """Builds bundles for this machine's GPU; a test that needs one is skipped where there is none."""
+    from tests.runtimes.gpu import GpuBundles
+
+    return GpuBundles(tmp_path_factory.mktemp("gpu"))
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Count the conformance suite, runtime by runtime: a skip is told, not lost."""
+    counts: dict[str, Counter[str]] = defaultdict(Counter)
+    reasons: dict[str, str] = {}
+    for outcome in ("passed", "failed", "skipped"):
+        for report in terminalreporter.stats.get(outcome, []):
+            match = re.search(r"test_conformance\.py::[^\[]+\[(.*)\]$", report.nodeid)
+            if match is None:
+                continue
+            runtime = max((name for name in CONFORMING if name in match[1]), key=len, default=match[1])
+            counts[runtime][outcome] += 1
+            if outcome == "skipped":
+                reasons[runtime] = report.longrepr[2].removeprefix("Skipped: ")
+    if counts:
+        terminalreporter.section("conformance")
+    for runtime, count in sorted(counts.items()):
+        told = ", ".join(f"{number} {outcome}" for outcome, number in count.items())
+        terminalreporter.line(f"{runtime}: {told}" + (f" ({reasons[runtime]})" if runtime in reasons else ""))
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ from typing import NoReturn
 
 import click
 
+from codegen_edge.cli.build import build
 from codegen_edge.cli.chat import chat
 from codegen_edge.cli.demo import demo
 from codegen_edge.cli.doctor import doctor
@@ -34,7 +35,7 @@ def cli(debug: bool) -> None:
     """
 
 
-for _command in (export, verify, quantize, generate, chat, perplexity, inspect, doctor, demo):
+for _command in (export, verify, quantize, build, generate, chat, perplexity, inspect, doctor, demo):
     cli.add_command(_command)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from codegen_edge.cli.generation_options import generation_options, opened_draft
+from codegen_edge.cli.generation_options import generation_options, opened_draft, take_runtime_options
 from codegen_edge.cli.interruption import run_interruptibly
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ def chat(
     bundle: Path,
     draft: str | None,
     runtime: str,
-    threads: int | None,
     check: Any,
     **params: Any,
 ) -> None:
@@ -37,10 +36,11 @@ def chat(
     from codegen_edge.model import load_model
     from codegen_edge.runtimes.generation import GenerationParams
 
+    options = {"runtime": runtime, **take_runtime_options(params)}
     GenerationParams(**params)  # refuses bad options before the model is loaded
     with (
-        load_model(bundle, runtime=runtime, threads=threads, check=check) as model,
-        opened_draft(draft, runtime, threads, check) as drafter,
+        load_model(bundle, check=check, **options) as model,
+        opened_draft(draft, check, options) as drafter,
     ):
         _Chat(model.session(), {"draft": drafter, **params}).run()
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from codegen_edge.cli.generation_options import generation_options, opened_draft
+from codegen_edge.cli.generation_options import generation_options, opened_draft, take_runtime_options
 from codegen_edge.cli.interruption import run_interruptibly
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ def generate(
     as_json: bool,
     draft: str | None,
     runtime: str,
-    threads: int | None,
     check: Any,
     **params: Any,
 ) -> None:
@@ -50,19 +49,20 @@ def generate(
     from codegen_edge.runtimes.generation import CancelToken, GenerationParams
 
     text = _read_prompt(prompt, prompt_file)
+    options = {"runtime": runtime, **take_runtime_options(params)}
     settings = GenerationParams(**params)  # refuses bad options before the model is loaded
     if suffix is not None:
         suffix_stops(suffix)
     is_streaming = stream and not as_json and settings.num_beams == 1 and settings.n == 1
     with (
-        load_model(bundle, runtime=runtime, threads=threads, check=check) as model,
-        opened_draft(draft, runtime, threads, check) as drafter,
+        load_model(bundle, check=check, **options) as model,
+        opened_draft(draft, check, options) as drafter,
     ):
         cancel = CancelToken()
-        options = {"suffix": suffix, "draft": drafter, "cancel": cancel, **params}
+        request = {"suffix": suffix, "draft": drafter, "cancel": cancel, **params}
 
         def work() -> Completion:
-            return _consume(model.stream(text, **options)) if is_streaming else model.generate(text, **options)
+            return _consume(model.stream(text, **request)) if is_streaming else model.generate(text, **request)
 
         completion = run_interruptibly(work, cancel)
     if as_json:

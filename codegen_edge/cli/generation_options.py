@@ -44,6 +44,10 @@ _OPTIONS = (
     click.option("--draft", metavar="prompt-lookup|BUNDLE", help="Guess tokens to save steps; changes none of them."),
     click.option("--runtime", default="cpu", show_default=True),
     click.option("--threads", type=int, help="CPU threads.  [default: all]"),
+    click.option("--device", "device_id", type=int, help="cuda and tensorrt: which GPU.  [default: 0]"),
+    click.option("--memory-limit", "memory_limit_mib", type=int, metavar="MIB", help="cuda: of GPU memory."),
+    click.option("--cuda-graph", is_flag=True, default=None, help="cuda: replay decode steps as one launch."),
+    click.option("--allow-cpu-nodes", is_flag=True, default=None, help="cuda: nodes that it lacks may run on the CPU."),
     click.option(
         "--check",
         type=click.Choice(["full", "size"]),
@@ -61,8 +65,16 @@ def generation_options(command: _Command) -> _Command:
     return command
 
 
+_RUNTIME_OPTIONS = ("threads", "device_id", "memory_limit_mib", "cuda_graph", "allow_cpu_nodes")
+
+
+def take_runtime_options(params: dict[str, Any]) -> dict[str, Any]:
+    """Take the options of the runtime out of a command's parameters; what is left are those of the generation."""
+    return {name: params.pop(name) for name in _RUNTIME_OPTIONS}
+
+
 @contextmanager
-def opened_draft(draft: str | None, runtime: str, threads: int | None, check: Check) -> Iterator[Draft | None]:
+def opened_draft(draft: str | None, check: Check, options: dict[str, Any]) -> Iterator[Draft | None]:
     """What `--draft` names: nothing, "prompt-lookup", or a bundle, which is loaded and closed again."""
     if draft is None:
         yield None
@@ -71,5 +83,5 @@ def opened_draft(draft: str | None, runtime: str, threads: int | None, check: Ch
     else:
         from codegen_edge.model import load_model
 
-        with load_model(Path(draft), runtime=runtime, threads=threads, check=check) as model:
+        with load_model(Path(draft), check=check, **options) as model:
             yield model

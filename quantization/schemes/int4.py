@@ -12,6 +12,8 @@ from codegen_edge.quantization.schemes import Choice, SchemeOptions, int8
 from codegen_edge.quantization.schemes.blocks import fitting_block_size, rewrite_with
 
 BLOCK_SIZE = 64  # float32 scales add an eighth to the bytes of the codes
+# A twelfth of a layer's weights; of all matrices those in whose bytes a smaller block pays most.
+_OUT_PROJ_BLOCK_SIZE = 32
 
 _REASONS = {
     "embedding": "one row a token is read: its bytes are file size; its rows have no inputs to calibrate with",
@@ -33,7 +35,8 @@ def _choose(matrix: Matrix, options: SchemeOptions) -> Choice:
         return int8.choose(matrix, SchemeOptions(form=options.form), reason=_KEPT_REASON)
     if options.kept_at_8_bits is not None and matrix.name in options.kept_at_8_bits:
         return int8.choose(matrix, SchemeOptions(form=options.form), reason=_KEPT_BY_BUDGET_REASON)
-    block_size = options.block_size or fitting_block_size(matrix, BLOCK_SIZE, options.form)
+    own = _OUT_PROJ_BLOCK_SIZE if matrix.name.endswith("attn.out_proj.weight") else BLOCK_SIZE
+    block_size = options.block_size or fitting_block_size(matrix, own, options.form)
     grid = Grid(bits=4, block_size=block_size, is_symmetric=options.is_symmetric is not False)
     has_no_inputs = matrix.kind == "embedding" and options.method in CALIBRATED_METHODS
     return Choice(grid=grid, method="search" if has_no_inputs else options.method, reason=_REASONS[matrix.kind])

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -33,11 +34,13 @@ SETTINGS = TrainingSettings(
     tokenizer_vocab_size=320,
     batch_size=4,
     num_steps=6,
+    num_second_steps=4,
 )
 NAMES = random.Random(0).choices(["".join(p) for p in itertools.product("abcde", "ou", "lmnr", "ei", "st")], k=40)
 TEXTS = [f"def {name}(x):\n        return x + {n}  # Grüße\n\tif x:\n\t\tpass\n" * 3 for n, name in enumerate(NAMES)]
 TOKENIZER = train_tokenizer(TEXTS, SETTINGS.tokenizer_vocab_size)
-DOCUMENTS = encode(TOKENIZER, TEXTS)
+TEXT = encode(TOKENIZER, TEXTS)
+DOCUMENTS = TEXT.documents
 END_OF_TEXT_ID = 320
 
 
@@ -77,22 +80,22 @@ def test_fused_kernels_compute_what_transformers_computes() -> None:
 
 def test_training_lowers_the_loss() -> None:
     trainer = new_trainer(TrainingSettings(**{**_fields(SETTINGS), "num_steps": 60}))
-    losses = [trainer.train_step(batch) for batch in islice(batches(DOCUMENTS, trainer.settings, 0), 60)]
+    losses = [trainer.train_step(batch) for batch in islice(batches(TEXT, trainer.settings, 0), 60)]
     assert np.mean(losses[-5:]) < 0.6 * np.mean(losses[:5])
 
 
 def test_interrupted_training_ends_where_an_uninterrupted_one_does(tmp_path: Path) -> None:
     whole = new_trainer()
-    for batch in islice(batches(DOCUMENTS, SETTINGS, 0), SETTINGS.num_steps):
+    for batch in islice(batches(TEXT, SETTINGS, 0), SETTINGS.total_steps):
         whole.train_step(batch)
     first = new_trainer()
-    for batch in islice(batches(DOCUMENTS, SETTINGS, 0), 3):
+    for batch in islice(batches(TEXT, SETTINGS, 0), 3):
         first.train_step(batch)
     first.save(tmp_path / "state.pt")
     second = new_trainer()
     second.load(tmp_path / "state.pt")
     assert second.step == 3
-    for batch in islice(batches(DOCUMENTS, SETTINGS, second.step), SETTINGS.num_steps - 3):
+    for batch in islice(batches(TEXT, SETTINGS, second.step), SETTINGS.total_steps - 3):
         second.train_step(batch)
     for name, tensor in whole.model.state_dict().items():
         torch.testing.assert_close(second.model.state_dict()[name], tensor, rtol=0, atol=0, msg=name)
@@ -149,6 +152,7 @@ def test_state_of_other_text_or_damaged_is_refused(tmp_path: Path) -> None:
         ({"tokenizer_vocab_size": 640}, "at most vocab_size"),
         ({"tokenizer_vocab_size": 200}, "256 bytes"),
         ({"num_steps": 0}, "num_steps must be at least 1, got 0"),
+        ({"num_second_steps": -1}, "num_second_steps must be at least 0, got -1"),
     ],
 )
 def test_bad_settings_are_named(change: dict[str, int], message: str) -> None:
@@ -166,18 +170,20 @@ def test_rows_hold_every_token_of_an_epoch_once() -> None:
 
 
 def test_batches_go_on_in_the_next_epoch_in_another_order_and_can_start_anywhere() -> None:
-    stream = list(islice(batches(DOCUMENTS, SETTINGS, 0), 60))
+    stream = list(islice(batches(TEXT, SETTINGS, 0), 60))
     per_epoch = len(pack(DOCUMENTS, 32, np.random.default_rng(0))) // SETTINGS.batch_size
     assert per_epoch < 60
     assert not np.array_equal(stream[0], stream[per_epoch])
-    np.testing.assert_array_equal(next(batches(DOCUMENTS, SETTINGS, 40)), stream[40])
+    np.testing.assert_array_equal(next(batches(TEXT, SETTINGS, 40)), stream[40])
 
 
 def test_too_little_text_is_refused() -> None:
     with pytest.raises(InvalidInputError, match="less than one row"):
-        next(batches([np.arange(5)], SETTINGS, 0))
+        next(batches(replace(TEXT, documents=[np.arange(5)]), SETTINGS, 0))
     with pytest.raises(InvalidInputError, match="fewer than a batch"):
-        next(batches([np.arange(70)], SETTINGS, 0))
+        next(batches(replace(TEXT, documents=[np.arange(70)]), SETTINGS, 0))
+    with pytest.raises(InvalidInputError, match="no statement with"):
+        next(batches(replace(TEXT, statement_starts=np.zeros(0, np.int64)), SETTINGS, SETTINGS.num_steps))
 
 
 @pytest.mark.parametrize("shape", [(16, 16), (48, 16), (16, 64)])
@@ -199,12 +205,52 @@ def test_muon_minimizes() -> None:
     assert ((weight - target) ** 2).sum() < 0.1
 
 
-def test_step_length_rises_stays_and_falls_to_zero() -> None:
-    shares = [learning_rate_share(step, 1000) for step in range(1001)]
+def test_step_length_rises_stays_and_falls_to_zero_twice() -> None:
+    settings = replace(SETTINGS, num_steps=1000, num_second_steps=100)
+    shares = [learning_rate_share(step, settings) for step in range(1101)]
     assert shares[0] < 0.1
     assert shares[100] == shares[300] == 1.0
-    assert shares[1000] == 0.0
-    assert all(later <= earlier for earlier, later in itertools.pairwise(shares[300:]))
+    assert shares[999] < 0.01
+    assert shares[1000] == 0.3
+    assert shares[1100] == 0.0
+    for stage in (shares[300:1000], shares[1000:]):
+        assert all(later <= earlier for earlier, later in itertools.pairwise(stage))
+
+
+def test_second_stage_has_short_rows_that_begin_as_prompts_do() -> None:
+    stream = list(islice(batches(TEXT, SETTINGS, 0), SETTINGS.num_steps + 40))
+    long, second = stream[: SETTINGS.num_steps], stream[SETTINGS.num_steps :]
+    assert {batch.shape for batch in long} == {(4, 33)}
+    assert [batch.shape for batch in second[:4]] == [(16, 9), (4, 33), (16, 9), (4, 33)]
+    np.testing.assert_array_equal(next(batches(TEXT, SETTINGS, SETTINGS.num_steps + 2)), second[2])
+    begun = [TOKENIZER.decode(row.tolist(), skip_special_tokens=False) for batch in second[::2] for row in batch]
+    assert all(text.startswith(("def ", "<|endoftext|>def ", "<|")) for text in begun)
+    assert len({text[:8] for text in begun}) > 20
+    # A prompt's end falls within what is one token in a text that is encoded whole.
+    whole = [TOKENIZER.encode(text, add_special_tokens=False).ids for text in begun]
+    rows = [row.tolist() for batch in second[::2] for row in batch]
+    assert sum(row != ids for row, ids in zip(rows, whole, strict=True)) > len(rows) / 4
+
+
+def test_statements_are_lines_at_the_margin() -> None:
+    text = encode(TOKENIZER, ["x = 1\n\n\ndef f():\n    return 2\nclass A:\n\tpass\n", "import os\n"])
+    joined = np.concatenate(text.documents)
+    lines = [TOKENIZER.decode(joined[start : start + 2].tolist()) for start in text.statement_starts]
+    assert len(lines) == 4
+    assert [line[0] for line in lines] == list("xdci")
+
+
+def test_length_of_the_second_stage_is_settled_when_it_begins(tmp_path: Path) -> None:
+    longer = new_trainer(replace(SETTINGS, num_second_steps=8))
+    for step, is_settled in ((6, False), (7, True)):
+        trainer = new_trainer()
+        trainer.step = step
+        trainer.save(tmp_path / "state.pt")
+        if is_settled:
+            with pytest.raises(CheckpointError, match="in a second stage of 4 steps"):
+                longer.load(tmp_path / "state.pt")
+        else:
+            longer.load(tmp_path / "state.pt")
 
 
 def _fields(settings: TrainingSettings) -> dict[str, int]:

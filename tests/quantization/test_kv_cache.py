@@ -48,7 +48,7 @@ def test_cached_path_is_close_to_the_float_cache(chunks: list[int], bundle: Bund
 def test_cache_is_int8_and_a_quarter_of_the_size(bundle: Bundle, tiny_bundle: Bundle) -> None:
     caches = [open_runtime("cpu", each).new_cache(2, 50) for each in (bundle, tiny_bundle)]
     assert bundle.manifest.kv_cache == "int8"
-    sizes = [sum(buffer.nbytes for buffer in cache.buffers.values()) for cache in caches]  # type: ignore[attr-defined]
+    sizes = [sum(buffer.values.nbytes for buffer in cache.buffers.values()) for cache in caches]  # type: ignore[attr-defined]
     assert sizes[0] * 4 == sizes[1]
 
 
@@ -94,7 +94,7 @@ def test_extremes_are_those_of_the_cache(tiny_bundle: Bundle) -> None:
     cache = runtime.new_cache(1, 128)
     runtime.step(DOCUMENTS[0][None], cache)
     for place, buffer in cache.buffers.items():  # type: ignore[attr-defined]
-        np.testing.assert_allclose(extremes[place], np.abs(buffer[0]).max(axis=1), rtol=1e-5)
+        np.testing.assert_allclose(extremes[place], np.abs(buffer.values[0]).max(axis=1), rtol=1e-5)
 
 
 def test_second_moment_is_that_of_the_inputs(tiny_bundle: Bundle) -> None:

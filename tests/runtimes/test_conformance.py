@@ -17,10 +17,14 @@ from codegen_edge.runtimes import RUNTIMES as REGISTERED
 from codegen_edge.runtimes import Runtime, TokenIds, open_runtime
 from codegen_edge.runtimes.backends.reference import ReferenceRuntime
 from codegen_edge.runtimes.backends.scripted import ScriptedRuntime
-from codegen_edge.runtimes.registry import PROVING_RUNTIMES
+from codegen_edge.runtimes.backends.tensorrt import TensorRTRuntime
+from codegen_edge.runtimes.registry import BUILT_RUNTIMES, PROVING_RUNTIMES
+from tests.runtimes.gpu import GpuBundles
+from tests.runtimes.stand_ins import StreamingHost, fake_library
 
 # Steps of one runtime over the same tokens, fed differently: float32 rounding only.
 CLOSE = 2e-5
+HALF_CLOSE = 6e-2  # the same in half precision, over logits of some units
 
 
 def hash_script(sequence: tuple[int, ...]) -> NDArray[np.float32]:
@@ -28,12 +32,28 @@ def hash_script(sequence: tuple[int, ...]) -> NDArray[np.float32]:
     return np.random.default_rng(list(sequence)).normal(size=640).astype(np.float32)
 
 
-@pytest.fixture(params=[*REGISTERED, "reference", "scripted"])
+# Beside the registered ones: the logic of `tensorrt` over a stand-in of its library, which needs no GPU.
+STAND_IN = "tensorrt (stand-in)"
+
+
+@pytest.fixture(params=[*REGISTERED, STAND_IN, "reference", "scripted"])
 def runtime(
-    request: pytest.FixtureRequest, tiny_bundle: Bundle, static_bundle: Bundle, tiny_checkpoint: Path
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+    gpu_bundles: GpuBundles,
+    tiny_bundle: Bundle,
+    static_bundle: Bundle,
+    engine_bundle: Bundle,
+    tiny_checkpoint: Path,
 ) -> Iterator[Runtime]:
     made: Runtime
-    if request.param == "scripted":
+    if request.param in BUILT_RUNTIMES:
+        bundles = {"cuda": tiny_bundle, "tensorrt": static_bundle}
+        made = gpu_bundles.open(request.param, bundles[request.param])
+        monkeypatch.setitem(globals(), "CLOSE", HALF_CLOSE)
+    elif request.param == STAND_IN:
+        made = TensorRTRuntime(engine_bundle, fake_library(), StreamingHost())
+    elif request.param == "scripted":
         made = ScriptedRuntime(hash_script, vocab_size=640, context_length=128)
     elif request.param == "reference":
         checkpoint = open_checkpoint(tiny_checkpoint)

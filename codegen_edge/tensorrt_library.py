@@ -1,0 +1,93 @@
+"""TensorRT or TensorRT-RTX, whichever is installed: one API under two names. Imported by builds and by the runtime."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from dataclasses import dataclass, field
+from typing import Any
+
+from codegen_edge.errors import RuntimeUnavailableError
+
+# Import names, in the order in which they are looked for: the full library first.
+LIBRARIES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx_bindings"}
+_LIBS_PACKAGE = "tensorrt_rtx_libs"  # importing it loads the shared objects that the bindings need
+INSTALL = {
+    "tensorrt": 'pip install "codegen-edge[tensorrt]"',
+    "tensorrt-rtx": 'pip install "codegen-edge[tensorrt-rtx]"',
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TensorRT:
+    """The imported library.
+
+    Attributes:
+        name: a key of LIBRARIES.
+        api: the module.
+        logger: TensorRT takes one for the whole process.
+    """
+
+    name: str
+    api: Any
+    logger: Any = field(repr=False)
+
+    @property
+    def version(self) -> str:
+        """Of the library; engines are for no other one."""
+        return str(self.api.__version__)
+
+
+_loaded: dict[str, TensorRT] = {}
+
+
+def load_tensorrt(name: str | None = None) -> TensorRT:
+    """Import the library.
+
+    Args:
+        name: "tensorrt" or "tensorrt-rtx"; None takes whichever is installed, TensorRT first.
+
+    Raises:
+        RuntimeUnavailableError: it is not installed, or cannot be loaded; tells the command that installs it.
+    """
+    names = list(LIBRARIES) if name is None else [name]
+    found = [each for each in names if importlib.util.find_spec(LIBRARIES[each]) is not None]
+    if not found:
+        wanted = "TensorRT" if name is None else name
+        mend = " or ".join(INSTALL[each] for each in names)
+        raise RuntimeUnavailableError(f"{wanted} is not installed: {mend}")
+    if found[0] not in _loaded:
+        _loaded[found[0]] = _load(found[0])
+    return _loaded[found[0]]
+
+
+def _load(name: str) -> TensorRT:
+    try:
+        if name == "tensorrt-rtx":
+            importlib.import_module(_LIBS_PACKAGE)
+        api = importlib.import_module(LIBRARIES[name])
+    except (ImportError, OSError) as exc:
+        raise RuntimeUnavailableError(f"{name} is installed and cannot be loaded ({exc}): {INSTALL[name]}") from exc
+    return TensorRT(name, api, collecting_logger(api))
+
+
+def collecting_logger(api: Any) -> Any:
+    """A logger of this library that keeps the errors, for the exception that follows them."""
+
+    class Collector(api.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            api.ILogger.__init__(self)
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity in (api.ILogger.Severity.ERROR, api.ILogger.Severity.INTERNAL_ERROR):
+                self.errors.append(message)
+
+    return Collector()
+
+
+def told_errors(logger: Any) -> str:
+    """The errors since the last call, as one line."""
+    told = "; ".join(dict.fromkeys(" ".join(message.split()) for message in logger.errors))
+    logger.errors.clear()
+    return told or "the library gave no reason"

@@ -1,0 +1,189 @@
+"""The KV cache of every runtime that binds buffers of a fixed capacity, in whichever memory its device has."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from itertools import product
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from codegen_edge import contract
+from codegen_edge.errors import CancelledError, InvalidInputError
+from codegen_edge.model_config import ModelConfig
+from codegen_edge.runtimes.devices import HOST, Device, DeviceArray
+from codegen_edge.runtimes.runtime import KVCache
+
+_NOT_OURS = "these keys and values are of another model, or do not fit the cache"
+
+
+class KVBuffers:
+    """KV buffers [rows, H, C, D], one pair a layer; the first B rows are the batch.
+
+    Args:
+        config: the model's shape.
+        batch_size: B at the start.
+        capacity: the most tokens a row can hold.
+        dtype: of keys and values.
+        device: where they lie.
+        padding: positions of a buffer beyond what a row may hold.
+        fixed: rows and length that the buffers have for good, whatever the batch and its capacity; None lets them grow.
+        options: ONNX Runtime's RunOptions, through which a run in flight can be stopped; None where none can.
+    """
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        batch_size: int,
+        capacity: int,
+        dtype: DTypeLike,
+        *,
+        device: Device = HOST,
+        padding: int = 0,
+        fixed: tuple[int, int] | None = None,
+        options: Any = None,
+    ) -> None:
+        self.lengths = np.zeros(batch_size, np.int64)
+        self.device = device
+        self.options = options
+        self.capacity = capacity  # the most tokens a row can hold (C)
+        self.fixed_rows = fixed[0] if fixed else 0
+        self._padding = padding
+        rows, length = fixed or (batch_size, capacity + padding)
+        shape = (rows, config.num_heads, length, config.head_dim)
+        self.buffers: dict[tuple[int, contract.KVPart], DeviceArray] = {
+            (layer, part): device.zeros(shape, dtype)
+            for layer, part in product(range(config.num_layers), contract.KV_PARTS)
+        }
+        self._is_interrupted = False
+        self._lock = threading.RLock()  # a signal handler may interrupt the thread that holds it
+        self._bindings: dict[tuple[int, int], Any] = {}  # by first and last row: a decode step binds no buffer anew
+
+    @property
+    def buffer_shape(self) -> tuple[int, int, int, int]:
+        """[rows, H, C + padding, D], or larger where they are fixed."""
+        return next(iter(self.buffers.values())).shape
+
+    def rewind(self, row: int, length: int) -> None:
+        """Forget what row `row` holds beyond its first `length` tokens; nothing is moved."""
+        if not 0 <= length <= self.lengths[row]:
+            raise InvalidInputError(f"row {row} holds {self.lengths[row]} tokens, cannot rewind it to {length}")
+        self.lengths[row] = length
+
+    def select(self, rows: Sequence[int], shared: int = 0) -> None:
+        """Make the batch `rows` of what it was; rows that stay in their place cost nothing."""
+        if len(rows) > self.buffer_shape[0]:
+            self._reallocate(len(rows), self.capacity)
+            shared = 0  # the new rows lack that, too
+        moves = [(new, old) for new, old in enumerate(rows) if new != old]
+        for buffer in self.buffers.values():
+            # All are taken before one is written: rows may change places.
+            taken = [buffer.take(old, shared, int(self.lengths[old])) for _, old in moves]
+            for (new, _), tokens in zip(moves, taken, strict=True):
+                buffer.put(new, shared, tokens)
+        self.lengths = self.lengths[list(rows)]
+
+    def join(self, other: KVCache) -> None:
+        """Append the rows of another cache."""
+        assert isinstance(other, KVBuffers)
+        batch_size, more = len(self.lengths), len(other.lengths)
+        capacity = max(self.capacity, other.capacity)
+        if batch_size + more > self.buffer_shape[0] or capacity + self._padding > self.buffer_shape[2]:
+            # Twice as many rows, so that rows that join one by one are not copied every time.
+            self._reallocate(max(batch_size + more, 2 * batch_size), capacity)
+        self.capacity = capacity
+        for place, buffer in self.buffers.items():
+            for row, length in enumerate(other.lengths):
+                buffer.put(batch_size + row, 0, other.buffers[place].take(row, 0, int(length)))
+        self.lengths = np.concatenate([self.lengths, other.lengths])
+
+    def read_row(self, row: int) -> dict[str, NDArray[Any]]:
+        """Copies of what a row holds."""
+        length = int(self.lengths[row])
+        return {
+            contract.past_name(*place): buffer.take(row, 0, length).read()[0] for place, buffer in self.buffers.items()
+        }
+
+    def write_row(self, row: int, tensors: Mapping[str, NDArray[Any]]) -> None:
+        """Make a row hold what `read_row` gave."""
+        named = {contract.past_name(*place): buffer for place, buffer in self.buffers.items()}
+        lengths = {tensor.shape[1] if tensor.ndim == 3 else -1 for tensor in tensors.values()}
+        length = lengths.pop() if len(lengths) == 1 else -1
+        _, heads, _, head_dim = self.buffer_shape
+        fits = named.keys() == tensors.keys() and 0 <= length <= self.capacity
+        if not fits or any(
+            tensor.shape != (heads, length, head_dim) or tensor.dtype != named[name].dtype
+            for name, tensor in tensors.items()
+        ):
+            raise InvalidInputError(_NOT_OURS)
+        if length:
+            for name, tensor in tensors.items():
+                staged = self.device.zeros((1, heads, length, head_dim), tensor.dtype)
+                staged.write(tensor[None])
+                named[name].put(row, 0, staged)
+        self.lengths[row] = length
+
+    def binding(self, session: Any, rows: slice) -> Any:
+        """ONNX Runtime's binding of some rows' buffers as past and present; made once, kept for later steps."""
+        if (rows.start, rows.stop) not in self._bindings:
+            binding = session.io_binding()
+            for (layer, part), buffer in self.buffers.items():
+                some = buffer.rows(rows.start, rows.stop)
+                bind_array(binding.bind_input, contract.past_name(layer, part), some, self.device)
+                bind_array(binding.bind_output, contract.present_name(layer, part), some, self.device)
+            self._bindings[rows.start, rows.stop] = binding
+        return self._bindings[rows.start, rows.stop]
+
+    def interrupt(self) -> None:
+        """Make the run in flight on this cache stop within milliseconds, or the next one where none can be stopped."""
+        with self._lock:
+            self._is_interrupted = True
+            if self.options is not None:
+                self.options.terminate = True
+
+    def raise_if_interrupted(self) -> None:
+        """Raise CancelledError once for every interruption; the cache is usable afterwards."""
+        with self._lock:
+            if self._is_interrupted:
+                self._is_interrupted = False
+                if self.options is not None:
+                    self.options.terminate = False
+                raise CancelledError("the step was cancelled")
+
+    def _reallocate(self, num_rows: int, capacity: int) -> None:
+        if self.fixed_rows:
+            raise InvalidInputError(
+                f"the engines were built for {self.fixed_rows} rows; build others with: "
+                f"codegen-edge build BUNDLE OUT --runtime tensorrt --batch {num_rows}"
+            )
+        _, heads, _, head_dim = self.buffer_shape
+        for place, old in self.buffers.items():
+            shape = (num_rows, heads, capacity + self._padding, head_dim)
+            self.buffers[place] = new = self.device.zeros(shape, old.dtype)
+            for row, length in enumerate(self.lengths):
+                new.put(row, 0, old.take(row, 0, int(length)))
+        self._bindings.clear()
+
+
+def bind_array(bind: Any, name: str, array: DeviceArray, device: Device) -> None:
+    """Bind an array by address: no copy, and some rows of a larger buffer are allowed."""
+    element = BFLOAT16 if array.dtype == np.uint16 else array.dtype.type
+    bind(name, device.kind, device.index, element, array.shape, array.address)
+
+
+BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
+
+
+def bind_host(bind: Any, name: str, array: NDArray[Any]) -> None:
+    """Bind an array of the host by address."""
+    bind(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+
+
+def check_cache_size(config: ModelConfig, batch_size: int, capacity: int) -> None:
+    """Raise InvalidInputError for a cache without rows, or of a capacity outside the context."""
+    if batch_size < 1 or not 1 <= capacity <= config.context_length:
+        raise InvalidInputError(
+            f"a cache needs batch_size >= 1 and capacity in 1…{config.context_length}, got {batch_size} and {capacity}"
+        )

@@ -1,0 +1,147 @@
+"""The `ort` target's graph under ONNX Runtime, whichever provider computes it."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from codegen_edge import contract
+from codegen_edge.bundle import Bundle
+from codegen_edge.errors import BackendError, BundleError
+from codegen_edge.ort_session import load_onnxruntime
+from codegen_edge.runtimes.backends.kv_buffers import KVBuffers, bind_host, check_cache_size
+from codegen_edge.runtimes.devices import HOST, Device
+from codegen_edge.runtimes.runtime import KVCache, Logits, TokenIds
+from codegen_edge.runtimes.step_input import check_step
+
+
+def run_options() -> Any:
+    """Options of one run; setting their `terminate` from another thread stops it."""
+    options = load_onnxruntime().RunOptions()
+    options.log_severity_level = 4  # a cancelled run is no error to log; failures are raised
+    return options
+
+
+class OrtRuntime:
+    """A session of the `ort` target's graph, and KV buffers in the memory of its device.
+
+    A step is one run of the graph when every row gets one token, or when no row has a past and all rows get
+    equally many. Otherwise rows are run one by one: GroupQueryAttention takes several tokens onto a past at
+    batch 1 only, and ragged prompts would pay for their padding.
+
+    Args:
+        name: of the runtime.
+        bundle: text-generation, target ort.
+        session: of its graph.
+        cache_dtype: of past and present.
+        device: where they lie.
+    """
+
+    def __init__(
+        self, name: str, bundle: Bundle, session: Any, *, cache_dtype: DTypeLike, device: Device = HOST
+    ) -> None:
+        self.name = name
+        self.config = bundle.manifest.model
+        self._cache_dtype = cache_dtype
+        self._device = device
+        self._session = session
+        self._check_graph(bundle)
+
+    def _check_graph(self, bundle: Bundle) -> None:
+        """Raise BundleError unless the graph has the inputs and outputs of the manifest's model."""
+        past = [self.config.num_heads, self.config.head_dim]
+        expected: dict[str, list[int]] = {contract.INPUT_IDS: [], contract.ATTENTION_MASK: []}
+        expected[contract.LOGITS] = [self.config.vocab_size]
+        for layer, part in product(range(self.config.num_layers), contract.KV_PARTS):
+            expected[contract.past_name(layer, part)] = expected[contract.present_name(layer, part)] = past
+        values = [*self._session.get_inputs(), *self._session.get_outputs()]
+        found = {value.name: [dim for dim in value.shape if isinstance(dim, int)] for value in values}
+        wrong = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
+        if wrong:
+            raise BundleError(f"{bundle.model_path} is not the graph of {bundle.manifest.model}: {wrong[0]} differs")
+
+    def new_cache(self, batch_size: int, capacity: int) -> KVBuffers:
+        """Empty KV buffers for `batch_size` rows of up to `capacity` tokens."""
+        check_cache_size(self.config, batch_size, capacity)
+        return KVBuffers(
+            self.config, batch_size, capacity, self._cache_dtype, device=self._device, options=run_options()
+        )
+
+    def step(
+        self,
+        token_ids: TokenIds,
+        cache: KVCache,
+        *,
+        counts: NDArray[np.int64] | None = None,
+        all_logits: bool = False,
+    ) -> Logits:
+        """Append tokens to every row and return logits; see `Runtime.step`."""
+        assert isinstance(cache, KVBuffers)
+        counts = check_step(token_ids, cache, counts, self.config.vocab_size)
+        batch_size, num_new = token_ids.shape
+        if num_new == 1 or (not cache.lengths.any() and (all_logits or counts.min() == num_new)):
+            logits = self._run(token_ids, cache, slice(0, batch_size), counts, all_logits=all_logits)
+        else:
+            logits = self._step_rows(token_ids, cache, counts, all_logits=all_logits)
+        cache.lengths = cache.lengths + counts
+        return logits if all_logits else logits[:, -1]
+
+    def close(self) -> None:
+        """Free the session."""
+        self._session = None
+
+    def _step_rows(
+        self, token_ids: TokenIds, cache: KVBuffers, counts: NDArray[np.int64], *, all_logits: bool
+    ) -> Logits:
+        batch_size, num_new = token_ids.shape
+        num_kept = num_new if all_logits else 1
+        logits = np.zeros((batch_size, num_kept, self.config.vocab_size), np.float32)
+        for row in range(batch_size):
+            rows, count = slice(row, row + 1), counts[row]
+            row_logits = self._run(token_ids[rows, :count], cache, rows, counts[rows], all_logits=all_logits)
+            logits[row, : row_logits.shape[1]] = row_logits[0]
+        return logits
+
+    def _run(
+        self,
+        token_ids: TokenIds,
+        cache: KVBuffers,
+        rows: slice,
+        counts: NDArray[np.int64],
+        *,
+        all_logits: bool,
+    ) -> Logits:
+        """Run the graph on some rows of the cache; return [B, T or 1, V]."""
+        if self._session is None:
+            raise BackendError(f"the {self.name} runtime was closed")
+        totals = cache.lengths[rows] + counts  # [B], S of each row
+        batch_size, num_new = token_ids.shape
+        # Right padding: row b's mask has totals[b] ones. [B, S]
+        span = int(cache.lengths[rows].max()) + num_new
+        mask = (np.arange(span) < totals[:, None]).astype(np.int64)
+        logits = np.empty((batch_size, num_new if all_logits else 1, self.config.vocab_size), np.float32)
+
+        ids = np.ascontiguousarray(token_ids)
+        keep = np.array([0 if all_logits else 1], np.int64)
+        binding = cache.binding(self._session, rows)
+        bind_host(binding.bind_input, contract.INPUT_IDS, ids)
+        bind_host(binding.bind_input, contract.ATTENTION_MASK, mask)
+        bind_host(binding.bind_input, contract.NUM_LOGITS_TO_KEEP, keep)
+        bind_host(binding.bind_output, contract.LOGITS, logits)
+        run_bound(self._session, binding, cache, token_ids.shape)
+        return logits
+
+
+def run_bound(session: Any, binding: Any, cache: KVBuffers, shape: tuple[int, ...]) -> None:
+    """Run what is bound for a step of `shape` [B, T]; raise CancelledError where the cache was interrupted."""
+    cache.raise_if_interrupted()
+    try:
+        session.run_with_iobinding(binding, cache.options)
+    # onnxruntime's exceptions share no base but Exception.
+    except Exception as exc:
+        cache.raise_if_interrupted()
+        raise BackendError(f"onnxruntime failed in a step of {shape[0]}x{shape[1]} tokens: {exc}") from exc
+    cache.raise_if_interrupted()

@@ -1,0 +1,255 @@
+"""From a bundle that any machine computes to one that was built for a GPU: a graph in half precision, or engines."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import onnx_ir as ir
+
+from codegen_edge import contract
+from codegen_edge.bundle import ENGINE_FILES, Bundle, Engines, Phase, open_bundle, records_of
+from codegen_edge.errors import BundleError, InvalidInputError
+from codegen_edge.graph_io import Progress, ReadWeight, WeightGroup, write_graph, write_weights
+from codegen_edge.model_config import ModelConfig
+from codegen_edge.runtimes.build.compute_dtype import set_compute_dtype
+from codegen_edge.runtimes.build.engines import Tensor, fix_axes
+from codegen_edge.storage import MANIFEST_FILE, staged_folder, storage_errors
+from codegen_edge.tensorrt_library import TensorRT
+
+_CLIENT_FILES = ("genai_config.json",)  # says which file the graph is and which provider runs it
+_TOOLS = ("codegen-edge", "onnx-ir", "numpy")
+_NUMPY_DTYPES: dict[contract.Compute, str] = {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}
+
+OnPhase = Callable[[Phase], None]
+"""Called before the engine of a phase is built."""
+
+
+class BuildsEngines(Protocol):
+    """What `build_engines` needs of `engines.EngineBuilder`."""
+
+    library: TensorRT
+    compute_capabilities: tuple[str, ...]
+
+    @property
+    def gpu(self) -> str | None:
+        """Of "current" engines."""
+
+    def build(self, graph: Path, inputs: dict[str, Tensor], outputs: dict[str, Tensor]) -> bytes:
+        """The engine of a graph whose axes are fixed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineOptions:
+    """What engines are built for.
+
+    Attributes:
+        compute: "fp16" or "bf16"; "fp32" where TensorRT has kernels for its attention (TensorRT-RTX has none).
+        capacity: tokens that a row may hold; None takes the model's context.
+        chunk: tokens of a prefill step.
+        batch_size: rows of a step.
+    """
+
+    compute: contract.Compute = "fp16"
+    capacity: int | None = None
+    chunk: int = 64
+    batch_size: int = 1
+
+    def __post_init__(self) -> None:
+        if self.compute not in contract.COMPUTES:
+            raise InvalidInputError(f"compute must be one of {', '.join(contract.COMPUTES)}, got {self.compute!r}")
+        for name in ("chunk", "batch_size"):
+            if getattr(self, name) < 1:
+                raise InvalidInputError(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+def build_half(
+    bundle: Bundle,
+    out: str | Path,
+    *,
+    compute: contract.Compute = "fp16",
+    overwrite: bool = False,
+    on_progress: Progress | None = None,
+) -> Bundle:
+    """Make the bundle that the `cuda` runtime runs: the same graph, computing in half precision.
+
+    Memory: of the largest tensor, a few times.
+
+    Args:
+        bundle: text-generation, target ort, any precision but int8-dynamic, and a float KV cache.
+        out: the new bundle's folder; it appears whole or not at all.
+        compute: "fp16" or "bf16".
+        overwrite: whether a bundle that is there may be replaced.
+        on_progress: called with the bytes of weights that are written, and the bytes in all.
+
+    Raises:
+        BundleError: the bundle cannot be run in half precision.
+        NumericsError: a value is beyond float16.
+        StorageError: the disk is full.
+    """
+    if compute not in ("fp16", "bf16"):
+        raise InvalidInputError(f"the cuda runtime computes in fp16 or bf16, got {compute!r}")
+    bundle.require_task("text-generation")
+    bundle.require_graph("cuda", target="ort", compute=("fp32",))
+    if bundle.manifest.kv_cache != "fp32":
+        raise BundleError(f"{bundle.path} has an {bundle.manifest.kv_cache} KV cache, which only runtime cpu computes")
+    with staged_folder(Path(out), overwrite=overwrite) as stage:
+        model, groups, read = _load(bundle, compute)
+        with storage_errors(Path(out)):
+            (stage / contract.MODEL_FILE).parent.mkdir()
+        weights = write_weights(groups, read, stage, on_progress)
+        with storage_errors(Path(out)):
+            _copy_clients(bundle, stage)
+            write_graph(model, stage)
+            manifest = replace(bundle.manifest, compute=compute, parity=None, tools=_tools(bundle))
+            manifest = replace(manifest, files=records_of(stage, {contract.WEIGHTS_FILE: weights}))
+            (stage / MANIFEST_FILE).write_bytes(manifest.to_json())
+    return open_bundle(out, check="size")
+
+
+def build_engines(
+    bundle: Bundle,
+    out: str | Path,
+    builder: BuildsEngines,
+    options: EngineOptions | None = None,
+    *,
+    overwrite: bool = False,
+    on_phase: OnPhase | None = None,
+) -> Bundle:
+    """Make the bundle that the `tensorrt` runtime runs: an engine of prefill chunks and one of decode steps.
+
+    Memory: what TensorRT needs, a few times the weights. Disk: the weights once more, while it builds.
+
+    Args:
+        bundle: text-generation, target tensorrt.
+        out: the new bundle's folder; it appears whole or not at all.
+        builder: an `EngineBuilder`.
+        options: what for.
+        overwrite: whether a bundle that is there may be replaced.
+        on_phase: called before each engine.
+
+    Raises:
+        BundleError: the bundle is of another target, or TensorRT refuses its graph.
+        InvalidInputError: a capacity beyond the model's context.
+        BackendError: the build failed.
+        RuntimeUnavailableError: the library cannot work here.
+        StorageError: the disk is full.
+    """
+    options = options or EngineOptions()
+    bundle.require_task("text-generation")
+    bundle.require_graph("tensorrt", target="tensorrt", compute=("fp32",))
+    engines = _plan(bundle, builder, options)
+    with (
+        staged_folder(Path(out), overwrite=overwrite) as stage,
+        tempfile.TemporaryDirectory(prefix=".codegen-edge-build-", dir=Path(out).absolute().parent) as work,
+    ):
+        folder = Path(work)
+        model, groups, read = _load(bundle, options.compute)
+        with storage_errors(folder):
+            (folder / contract.MODEL_FILE).parent.mkdir()
+            (stage / "engines").mkdir()
+        write_weights(groups, read, folder)
+        steps: dict[Phase, int] = {"prefill": engines.chunk, "decode": 1}
+        symbolic = [value.shape for value in (*model.graph.inputs, *model.graph.outputs)]
+        for phase, num_new in steps.items():
+            for value, shape in zip((*model.graph.inputs, *model.graph.outputs), symbolic, strict=True):
+                value.shape = shape
+            fix_axes(model, batch_size=engines.batch_size, num_new=num_new, buffer_length=engines.buffer_length)
+            if on_phase is not None:
+                on_phase(phase)
+            with storage_errors(folder):
+                write_graph(model, folder)
+            inputs, outputs = engine_bindings(bundle.manifest.model, engines, options.compute, num_new)
+            content = builder.build(folder / contract.MODEL_FILE, inputs, outputs)
+            with storage_errors(Path(out)):
+                (stage / ENGINE_FILES[phase]).write_bytes(content)
+        with storage_errors(Path(out)):
+            _copy_clients(bundle, stage)
+            manifest = replace(
+                bundle.manifest,
+                compute=options.compute,
+                engines=engines,
+                parity=None,
+                tools=_tools(bundle) | {builder.library.name: builder.library.version},
+            )
+            manifest = replace(manifest, files=records_of(stage, {}))
+            (stage / MANIFEST_FILE).write_bytes(manifest.to_json())
+    return open_bundle(out, check="size")
+
+
+def is_current(out: str | Path, bundle: Bundle, builder: BuildsEngines, options: EngineOptions) -> bool:
+    """Whether `out` holds sound engines that were built of this bundle, by this library, for the same."""
+    try:
+        built = open_bundle(out)
+    except BundleError:
+        return False
+    return built.manifest.engines == _plan(bundle, builder, options) and built.manifest.compute == options.compute
+
+
+def engine_bindings(
+    config: ModelConfig, engines: Engines, compute: contract.Compute, num_new: int
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What an engine of `num_new` tokens a row takes and gives, by name."""
+    rows = engines.batch_size
+    held: Tensor = ((rows, config.num_heads, engines.buffer_length, config.head_dim), _NUMPY_DTYPES[compute])
+    inputs: dict[str, Tensor] = {
+        contract.INPUT_IDS: ((rows, num_new), "int64"),
+        contract.PAST_LENGTH: ((rows,), "int64"),
+    }
+    outputs: dict[str, Tensor] = {contract.LOGITS: ((rows, num_new, config.vocab_size), "float32")}
+    for place in product(range(config.num_layers), contract.KV_PARTS):
+        inputs[contract.past_name(*place)] = held
+        outputs[contract.present_name(*place)] = held
+    return inputs, outputs
+
+
+def _plan(bundle: Bundle, builder: BuildsEngines, options: EngineOptions) -> Engines:
+    context = bundle.manifest.model.context_length
+    capacity = context if options.capacity is None else options.capacity
+    if not 1 <= capacity <= context:
+        raise InvalidInputError(f"capacity must be in 1…{context}, the model's context, got {capacity}")
+    return Engines(
+        made_of=bundle.fingerprint,
+        library=builder.library.name,
+        version=builder.library.version,
+        compute_capabilities=builder.compute_capabilities,
+        gpu=builder.gpu,
+        batch_size=options.batch_size,
+        capacity=capacity,
+        chunk=min(options.chunk, capacity),
+    )
+
+
+def _load(bundle: Bundle, compute: contract.Compute) -> tuple[ir.Model, list[WeightGroup], ReadWeight]:
+    """The graph, computing in `compute`, how its data is made, and how that is read."""
+    model = ir.load(bundle.model_path)
+    stored = {value.name: value.const_value for value in model.graph.initializers.values()}
+
+    def read(name: str) -> np.ndarray:
+        tensor = stored[name]
+        assert tensor is not None
+        return np.asarray(tensor.numpy())
+
+    return model, set_compute_dtype(model, compute), read
+
+
+def _copy_clients(bundle: Bundle, stage: Path) -> None:
+    left_out = {contract.MODEL_FILE, contract.WEIGHTS_FILE, *_CLIENT_FILES}
+    for name in bundle.manifest.files:
+        if name not in left_out:
+            (stage / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(bundle.path / name, stage / name)
+
+
+def _tools(bundle: Bundle) -> dict[str, str]:
+    return bundle.manifest.tools | {name: importlib.metadata.version(name) for name in _TOOLS}
+
+
+__all__ = ["BuildsEngines", "EngineOptions", "build_engines", "build_half", "engine_bindings", "is_current"]

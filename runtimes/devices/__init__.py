@@ -1,0 +1,120 @@
+"""Memory in which runtimes keep KV buffers and logits: on the host, or on a GPU (`cuda.py`)."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+Shape4 = tuple[int, int, int, int]
+
+
+class DeviceArray(Protocol):
+    """Four axes in a row: [rows, groups, length, width], which is what KV buffers [B, H, C, D] are.
+
+    Logits are one with a single group, [B, 1, T, V]. bfloat16 is kept as the uint16 of the same bits.
+    """
+
+    @property
+    def shape(self) -> Shape4:
+        """[rows, groups, length, width]."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """As numpy has it."""
+
+    @property
+    def address(self) -> int:
+        """Where the first element lies."""
+
+    def rows(self, first: int, stop: int) -> DeviceArray:
+        """The same memory, of some rows only."""
+
+    def take(self, row: int, first: int, stop: int) -> DeviceArray:
+        """A copy on the device of a row's tokens: [1, groups, stop - first, width]."""
+
+    def put(self, row: int, first: int, tokens: DeviceArray) -> None:
+        """Write what `take` of an array with the same groups and width gave."""
+
+    def read(self) -> NDArray[Any]:
+        """All of it, copied to the host."""
+
+    def write(self, values: NDArray[Any]) -> None:
+        """Overwrite all of it with host values of its shape and dtype."""
+
+
+class Device(Protocol):
+    """Where arrays live."""
+
+    @property
+    def kind(self) -> str:
+        """ "cpu" or "cuda", as ONNX Runtime names devices."""
+
+    @property
+    def index(self) -> int:
+        """Which one of its kind."""
+
+    def zeros(self, shape: Shape4, dtype: DTypeLike) -> DeviceArray:
+        """A new array of zeros; raise BackendError where the memory does not suffice."""
+
+
+class HostArray:
+    """A DeviceArray in the process's own memory."""
+
+    __slots__ = ("values",)
+
+    def __init__(self, values: NDArray[Any]) -> None:
+        self.values = values
+
+    @property
+    def shape(self) -> Shape4:
+        """[rows, groups, length, width]."""
+        rows, groups, length, width = self.values.shape
+        return rows, groups, length, width
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """As numpy has it."""
+        dtype: np.dtype[Any] = self.values.dtype
+        return dtype
+
+    @property
+    def address(self) -> int:
+        """Where the first element lies."""
+        return self.values.ctypes.data
+
+    def rows(self, first: int, stop: int) -> HostArray:
+        """The same memory, of some rows only."""
+        return HostArray(self.values[first:stop])
+
+    def take(self, row: int, first: int, stop: int) -> HostArray:
+        """A copy of a row's tokens."""
+        return HostArray(self.values[row : row + 1, :, first:stop].copy())
+
+    def put(self, row: int, first: int, tokens: DeviceArray) -> None:
+        """Write what `take` gave."""
+        assert isinstance(tokens, HostArray)
+        self.values[row, :, first : first + tokens.shape[2]] = tokens.values[0]
+
+    def read(self) -> NDArray[Any]:
+        """A copy."""
+        return self.values.copy()
+
+    def write(self, values: NDArray[Any]) -> None:
+        """Overwrite all of it."""
+        self.values[...] = values
+
+
+class HostDevice:
+    """The process's own memory. Pages that no token has touched cost nothing."""
+
+    kind = "cpu"
+    index = 0
+
+    def zeros(self, shape: Shape4, dtype: DTypeLike) -> HostArray:
+        """A new array of zeros."""
+        return HostArray(np.zeros(shape, dtype))
+
+
+HOST = HostDevice()

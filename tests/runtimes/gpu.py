@@ -1,0 +1,54 @@
+"""Runtimes that need a GPU, for the tests that every runtime runs: built on the spot, or skipped with the reason."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+import pytest
+
+from codegen_edge.bundle import Bundle
+from codegen_edge.errors import RuntimeUnavailableError
+from codegen_edge.runtimes import Runtime, open_runtime
+from codegen_edge.runtimes.backends.cuda import load_cuda_provider
+from codegen_edge.runtimes.build import EngineOptions, build_engines, build_half
+from codegen_edge.runtimes.build.engines import EngineBuilder
+from codegen_edge.runtimes.devices.cuda import list_gpus
+from codegen_edge.tensorrt_library import load_tensorrt
+
+
+@functools.cache
+def missing(name: str) -> str | None:
+    """Why a runtime cannot be had here; None where it can."""
+    try:
+        if name == "cuda":
+            load_cuda_provider()
+        else:
+            load_tensorrt()
+        list_gpus()
+    except RuntimeUnavailableError as exc:
+        return str(exc)
+    return None
+
+
+class GpuBundles:
+    """Builds each bundle once a session."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._built: dict[tuple[str, Path], Bundle] = {}
+
+    def open(self, name: str, bundle: Bundle) -> Runtime:
+        """Open `bundle`, built for a runtime; skips the test where that cannot be had."""
+        reason = missing(name)
+        if reason is not None:
+            pytest.skip(f"{name}: {reason}")
+        key = (name, bundle.path)
+        if key not in self._built:
+            out = self._folder / f"{len(self._built)}-{name}"
+            if name == "cuda":
+                self._built[key] = build_half(bundle, out)
+            else:
+                options = EngineOptions(chunk=8, batch_size=8)
+                self._built[key] = build_engines(bundle, out, EngineBuilder(load_tensorrt()), options)
+        return open_runtime(name, self._built[key])
