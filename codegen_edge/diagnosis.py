@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib.metadata
 import platform
+import re
 from dataclasses import dataclass
 
-from codegen_edge.errors import RuntimeUnavailableError
+from codegen_edge.errors import CodegenEdgeError, RuntimeUnavailableError
 
 _EXPORT_PACKAGES = (
     "torch",
@@ -18,6 +19,7 @@ _EXPORT_PACKAGES = (
     "huggingface-hub",
 )
 _BASE_PACKAGES = ("codegen-edge", "numpy", "click", "rich", "tokenizers")
+_BOTH = "pip uninstall -y onnxruntime onnxruntime-gpu, then install one of them"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +42,8 @@ class Finding:
 
 
 def diagnose() -> list[Finding]:
-    """Look at every part: the base, the exporter, the runtimes."""
-    return [_base(), _exporter(), _cpu_runtime()]
+    """Look at every part: the base, the exporter, the GPU, the runtimes."""
+    return [_base(), _exporter(), _cpu_runtime("cpu"), _cpu_runtime("static-cpu"), _gpu(), _cuda(), _tensorrt()]
 
 
 def installed_version(package: str) -> str | None:
@@ -67,17 +69,12 @@ def _exporter() -> Finding:
     return Finding(part="export and verify", is_ok=True, found=found)
 
 
-def _cpu_runtime() -> Finding:
-    part = "runtime cpu"
+def _cpu_runtime(name: str) -> Finding:
+    part = f"runtime {name}"
     cpu, gpu = installed_version("onnxruntime"), installed_version("onnxruntime-gpu")
     if cpu and gpu:
-        return Finding(
-            part=part,
-            is_ok=False,
-            found=f"onnxruntime {cpu} and onnxruntime-gpu {gpu} in one folder",
-            remedy="pip uninstall -y onnxruntime onnxruntime-gpu, then install one of them",
-            can_generate=True,
-        )
+        found = f"onnxruntime {cpu} and onnxruntime-gpu {gpu} in one folder"
+        return Finding(part=part, is_ok=False, found=found, remedy=_BOTH, can_generate=True)
     try:
         from codegen_edge.ort_session import PROVIDER, default_threads, load_onnxruntime
 
@@ -93,3 +90,67 @@ def _cpu_runtime() -> Finding:
         remedy="" if PROVIDER in providers else 'pip install --force-reinstall "codegen-edge[cpu]"',
         can_generate=True,
     )
+
+
+def _gpu() -> Finding:
+    from codegen_edge.runtimes.devices.cuda import driver_cuda_version, list_gpus
+
+    try:
+        gpus = list_gpus()
+        driver = driver_cuda_version()
+    except RuntimeUnavailableError as exc:
+        text, _, remedy = str(exc).rpartition(": ")
+        return Finding(part="GPU", is_ok=False, found=text or remedy, remedy=remedy if text else "")
+    told = [
+        f"{gpu.index}: {gpu.name}, compute capability {gpu.compute_capability}, {gpu.memory_bytes / 2**30:.0f} GiB"
+        for gpu in gpus
+    ]
+    return Finding(part="GPU", is_ok=True, found=f"{'; '.join(told)}; driver for CUDA {driver}")
+
+
+def _cuda() -> Finding:
+    from codegen_edge.runtimes.backends.cuda import load_cuda_provider
+    from codegen_edge.runtimes.devices.cuda import driver_cuda_version, list_gpus
+
+    part = "runtime cuda"
+    cpu, gpu = installed_version("onnxruntime"), installed_version("onnxruntime-gpu")
+    if cpu and gpu:
+        found = f"onnxruntime {cpu} and onnxruntime-gpu {gpu} in one folder"
+        return Finding(part=part, is_ok=False, found=found, remedy=_BOTH, can_generate=True)
+    found = f"onnxruntime-gpu {gpu}" if gpu else "no onnxruntime-gpu"
+    try:
+        ort = load_cuda_provider()
+        list_gpus()
+    except CodegenEdgeError as exc:
+        return Finding(part=part, is_ok=False, found=found, remedy=str(exc), can_generate=True)
+    built_for, driver = getattr(ort, "cuda_version", "") or "", driver_cuda_version()
+    found = f"onnxruntime {ort.__version__} for CUDA {built_for or 'unknown'}, driver for CUDA {driver}"
+    if built_for and _major(built_for) > _major(driver):
+        remedy = f"install a driver for CUDA {_major(built_for)}, or an onnxruntime-gpu for CUDA {_major(driver)}"
+        return Finding(part=part, is_ok=False, found=found, remedy=remedy, can_generate=True)
+    return Finding(part=part, is_ok=True, found=found, can_generate=True)
+
+
+def _tensorrt() -> Finding:
+    from codegen_edge.runtimes.devices.cuda import list_gpus
+    from codegen_edge.tensorrt_library import LIBRARIES, load_tensorrt
+
+    part, found, remedy = "runtime tensorrt", [], ""
+    for name in LIBRARIES:
+        try:
+            found.append(f"{name} {load_tensorrt(name).version}")
+        except RuntimeUnavailableError as exc:
+            remedy = remedy or str(exc)
+    if not found:
+        return Finding(part=part, is_ok=False, found="neither library", remedy=remedy, can_generate=True)
+    try:
+        list_gpus()
+    except RuntimeUnavailableError as exc:
+        told = f"{', '.join(found)}; builds engines for other machines" if "tensorrt-rtx" in found[-1] else found[0]
+        return Finding(part=part, is_ok=False, found=told, remedy=str(exc), can_generate=True)
+    return Finding(part=part, is_ok=True, found=", ".join(found), can_generate=True)
+
+
+def _major(version: str) -> int:
+    match = re.match(r"\d+", version)
+    return int(match[0]) if match else 0

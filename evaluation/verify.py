@@ -49,6 +49,10 @@ def verify_bundle(
         InvalidInputError: a prompt does not fit the context, or no runtime has this name.
         RuntimeUnavailableError: the runtime cannot be had here.
     """
+    if bundle.manifest.compute != "fp32":
+        raise BundleError(
+            f"{bundle.path} was built for a GPU: verify it against the bundle that it was built of, --reference BUNDLE"
+        )
     if bundle.manifest.precision not in TOLERANCES:
         raise BundleError(
             f"{bundle.path} is {bundle.manifest.precision}, which is not meant to be equal: what that did is in its "
@@ -72,6 +76,54 @@ def verify_bundle(
     finally:
         candidate.close()
         reference.close()
+
+
+def verify_built(
+    built: Bundle,
+    source: Bundle,
+    *,
+    num_steps: int = DEFAULT_STEPS,
+    prompts: Sequence[str] = DEFAULT_PROMPTS,
+) -> ParityReport:
+    """Compare what was built for a GPU with the bundle that it was built of, which a CPU runs in float32.
+
+    That bundle is the one that is verified against the checkpoint, or whose damage by quantization is known.
+
+    Args:
+        built: from `codegen-edge build`.
+        source: the bundle that it was built of, whatever its precision.
+        num_steps: cached decode steps after each prompt.
+        prompts: texts of different lengths; as many of them as the engines have rows.
+
+    Raises:
+        BundleError: `built` was not built for a GPU, or of another bundle.
+        RuntimeUnavailableError: its runtime cannot be had here.
+    """
+    manifest = built.manifest
+    if manifest.compute == "fp32" and manifest.engines is None:
+        raise BundleError(f"{built.path} was not built for a GPU: verify it against its checkpoint")
+    if manifest.engines is not None and manifest.engines.made_of != source.fingerprint:
+        raise BundleError(f"{built.path} was built of another bundle than {source.path}: build it again")
+    if (manifest.source, manifest.precision, manifest.target) != (
+        source.manifest.source,
+        source.manifest.precision,
+        source.manifest.target,
+    ):
+        raise BundleError(f"{built.path} was not built of {source.path}: checkpoint, precision or target differ")
+    runtime = "cuda" if manifest.engines is None else "tensorrt"
+    tokenizer = Tokenizer(built.tokenizer_path)
+    rows = len(prompts) if manifest.engines is None else manifest.engines.batch_size
+    token_ids = [tokenizer.encode(prompt) for prompt in prompts[:rows]]
+    candidate = open_runtime(runtime, built)
+    try:
+        reference = open_runtime(PROVING_RUNTIMES[source.manifest.target], source)
+        try:
+            tolerance = TOLERANCES["fp32" if manifest.compute == "fp32" else f"computed in {manifest.compute}"]
+            return compare_runtimes(candidate, reference, token_ids, tolerance=tolerance, num_steps=num_steps)
+        finally:
+            reference.close()
+    finally:
+        candidate.close()
 
 
 def verdict_of(report: ParityReport, bundle: Bundle, reference: Source) -> dict[str, Any]:

@@ -90,7 +90,12 @@ def gpu_bundles(tmp_path_factory: pytest.TempPathFactory) -> GpuBundles:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Count the conformance suite, runtime by runtime: a skip is told, not lost."""
+    """Count the conformance suite, runtime by runtime: a skip is told, not lost. And what tests want to be told."""
+    told = [text for report in terminalreporter.stats.get("passed", []) for name, text in report.user_properties]
+    if told:
+        terminalreporter.section("built")
+    for text in sorted(told):
+        terminalreporter.line(text)
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     reasons: dict[str, str] = {}
     for outcome in ("passed", "failed", "skipped"):
@@ -105,8 +110,8 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     if counts:
         terminalreporter.section("conformance")
     for runtime, count in sorted(counts.items()):
-        told = ", ".join(f"{number} {outcome}" for outcome, number in count.items())
-        terminalreporter.line(f"{runtime}: {told}" + (f" ({reasons[runtime]})" if runtime in reasons else ""))
+        line = ", ".join(f"{number} {outcome}" for outcome, number in count.items())
+        terminalreporter.line(f"{runtime}: {line}" + (f" ({reasons[runtime]})" if runtime in reasons else ""))
 
 
 @pytest.fixture(scope="session")

@@ -71,9 +71,7 @@ def build(
     if runtime == "cuda" and given:
         raise InvalidInputError(f"--{given[0]} is of --runtime tensorrt; cuda takes any batch and length")
     if runtime == "cuda" and compute == "fp32":
-        raise InvalidInputError(
-            "the cuda runtime computes in fp16 or bf16: its attention has no other kernel"
-        )
+        raise InvalidInputError("the cuda runtime computes in fp16 or bf16: its attention has no other kernel")
     try:
         from codegen_edge.runtimes.build import EngineOptions, build_engines, build_half, is_current
     except ImportError as exc:

@@ -31,13 +31,21 @@ def inspect(bundle: Path, as_json: bool) -> None:
     facts = Table(show_header=False, box=None)
     facts.add_row("made of", f"{source.name} {source.revision or ''}({source.weights_dtype})")
     facts.add_row("source sha256", source.sha256)
-    facts.add_row("task, target", f"{manifest.task}, {manifest.target}, {manifest.precision}")
+    compute = "" if manifest.compute == "fp32" else f", computing in {manifest.compute}"
+    facts.add_row("task, target", f"{manifest.task}, {manifest.target}, {manifest.precision}{compute}")
     facts.add_row(
         "model",
         f"{model.num_layers} layers, {model.num_heads} heads of {model.head_dim}, rotary {model.rotary_dim}, "
         f"context {model.context_length}, vocabulary {model.vocab_size}",
     )
-    facts.add_row("KV cache", f"{manifest.kv_cache}, {_kv_bytes_per_token(manifest) / 1024:g} KiB a token")
+    facts.add_row("KV cache", f"{_kv_dtype(manifest)}, {_kv_bytes_per_token(manifest) / 1024:g} KiB a token")
+    if manifest.engines is not None:
+        built = manifest.engines
+        facts.add_row(
+            "engines",
+            f"{built.library} {built.version} for {built.gpu or ', '.join(built.compute_capabilities)}; "
+            f"{built.batch_size} rows of {built.capacity} tokens, chunks of {built.chunk}",
+        )
     for sentence in source.mended:
         facts.add_row("put right", sentence)
     facts.add_row("tools", ", ".join(f"{name} {version}" for name, version in manifest.tools.items()))
@@ -56,8 +64,12 @@ def inspect(bundle: Path, as_json: bool) -> None:
 
 
 def _kv_bytes_per_token(manifest: Any) -> int:
-    bytes_of = {"fp32": 4, "int8": 1}
-    return int(2 * manifest.model.num_layers * manifest.model.hidden_size * bytes_of[manifest.kv_cache])
+    bytes_of = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
+    return int(2 * manifest.model.num_layers * manifest.model.hidden_size * bytes_of[_kv_dtype(manifest)])
+
+
+def _kv_dtype(manifest: Any) -> str:
+    return str(manifest.compute if manifest.kv_cache == "fp32" else manifest.kv_cache)
 
 
 def _verdict(parity: dict[str, Any] | None) -> str:

@@ -11,12 +11,15 @@ import click
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from codegen_edge.bundle import Bundle
     from codegen_edge.evaluation.parity import ParityReport
 
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--reference", required=True, help="The checkpoint: a folder or a hub id.")
+@click.option(
+    "--reference", required=True, help="The checkpoint: a folder or a hub id. Of what was built: the bundle it was of."
+)
 @click.option("--revision", help="Branch, tag or commit of a hub id.")
 @click.option("--offline", is_flag=True, help="Use the hub's local cache only.")
 @click.option("--runtime", help="By which the bundle runs.  [default: cpu; static-cpu for target tensorrt]")
@@ -45,8 +48,12 @@ def verify(
     opened = open_bundle(bundle)
     if json_file is not None and not json_file.absolute().parent.is_dir():
         raise InvalidInputError(f"{json_file.absolute().parent} is not a folder; make it first")
-    require_export_extra()
     from codegen_edge.cli.console import stderr, stdout
+
+    if is_bundle(reference):
+        _verify_built(opened, Path(reference), steps, json_file)
+        return
+    require_export_extra()
     from codegen_edge.evaluation.parity import DEFAULT_STEPS
     from codegen_edge.evaluation.verify import verdict_of, verify_bundle
     from codegen_edge.exporter import locate_checkpoint, open_checkpoint
@@ -66,6 +73,33 @@ def verify(
     if not report.is_equal:
         raise ParityError(f"{bundle} is not equal to {reference}: {report.first_failure}")
     stdout.print(f"{bundle} is equal to {reference}")
+
+
+def is_bundle(reference: str) -> bool:
+    """Whether a reference is a bundle's folder, and no checkpoint."""
+    from codegen_edge.storage import MANIFEST_FILE
+
+    return (Path(reference) / MANIFEST_FILE).is_file()
+
+
+def _verify_built(built: Bundle, source: Path, steps: int | None, json_file: Path | None) -> None:
+    from codegen_edge.bundle import open_bundle
+    from codegen_edge.cli.console import stderr, stdout
+    from codegen_edge.errors import ParityError
+    from codegen_edge.evaluation.parity import DEFAULT_STEPS
+    from codegen_edge.evaluation.verify import verify_built
+    from codegen_edge.storage import replace_file
+
+    with stderr.status("comparing every step with the bundle that it was built of"):
+        report = verify_built(built, open_bundle(source), num_steps=DEFAULT_STEPS if steps is None else steps)
+    verdict = report.to_dict()
+    stdout.print(parity_table(report))
+    built.record_parity(verdict)
+    if json_file is not None:
+        replace_file(json_file, (json.dumps(verdict, indent=2) + "\n").encode())
+    if not report.is_equal:
+        raise ParityError(f"{built.path} is not equal to {source}: {report.first_failure}")
+    stdout.print(f"{built.path} is equal to {source}")
 
 
 def parity_table(report: ParityReport) -> Table:

@@ -31,12 +31,17 @@ def rewrite(model: ir.Model, options: SchemeOptions) -> list[WeightGroup]:
 
 
 def _choose(matrix: Matrix, options: SchemeOptions) -> Choice:
+    # In blocks of 128 even the LM head: beside what 4 bits do elsewhere, smaller ones could not be seen.
+    kept = SchemeOptions(form=options.form, block_size=fitting_block_size(matrix, int8.BLOCK_SIZE, options.form))
     if options.kept_at_8_bits is None and matrix.kind == _KEPT_KIND:
-        return int8.choose(matrix, SchemeOptions(form=options.form), reason=_KEPT_REASON)
+        return int8.choose(matrix, kept, reason=_KEPT_REASON)
     if options.kept_at_8_bits is not None and matrix.name in options.kept_at_8_bits:
-        return int8.choose(matrix, SchemeOptions(form=options.form), reason=_KEPT_BY_BUDGET_REASON)
+        return int8.choose(matrix, kept, reason=_KEPT_BY_BUDGET_REASON)
     own = _OUT_PROJ_BLOCK_SIZE if matrix.name.endswith("attn.out_proj.weight") else BLOCK_SIZE
     block_size = options.block_size or fitting_block_size(matrix, own, options.form)
-    grid = Grid(bits=4, block_size=block_size, is_symmetric=options.is_symmetric is not False)
+    # A zero point a block is half a byte in 36, and takes a tenth of the whole model's loss; linear layers, which are
+    # read for every token, go without.
+    is_symmetric = matrix.kind != "embedding" if options.is_symmetric is None else options.is_symmetric
+    grid = Grid(bits=4, block_size=block_size, is_symmetric=is_symmetric)
     has_no_inputs = matrix.kind == "embedding" and options.method in CALIBRATED_METHODS
     return Choice(grid=grid, method="search" if has_no_inputs else options.method, reason=_REASONS[matrix.kind])

@@ -56,7 +56,17 @@ class EngineBuilder:
             return None
         from codegen_edge.runtimes.devices.cuda import find_gpu
 
-        return find_gpu(0).name
+        try:
+            return find_gpu(0).name
+        except RuntimeUnavailableError as exc:
+            more = "; name one that is elsewhere with --compute-capability" if self._can_name_gpus else ""
+            raise RuntimeUnavailableError(
+                f"{self.library.name} builds for this machine's GPU, but {exc}{more}"
+            ) from exc
+
+    @property
+    def _can_name_gpus(self) -> bool:
+        return hasattr(self.library.api, "ComputeCapability")
 
     def build(self, graph: Path, inputs: dict[str, Tensor], outputs: dict[str, Tensor]) -> bytes:
         """Build the engine of a graph whose axes are fixed.
@@ -121,12 +131,12 @@ def dtype_name(api: Any, dtype: Any) -> str:
 
 
 def _code(library: TensorRT, capability: str) -> Any:
-    known = getattr(library.api, "ComputeCapability", None)
-    if known is None:
+    if not hasattr(library.api, "ComputeCapability"):
         raise InvalidInputError(
             f"{library.name} builds for the GPU of this machine only; leave --compute-capability out, or install "
             "tensorrt-rtx"
         )
+    known = library.api.ComputeCapability
     names = [name for name in dir(known) if name.startswith("SM")]
     listed = [f"{name[2:-1]}.{name[-1]}" for name in sorted(names, key=lambda name: int(name[2:]))]
     if capability not in listed:

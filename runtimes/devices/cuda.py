@@ -88,6 +88,12 @@ def find_gpu(index: int) -> Gpu:
     return gpus[index]
 
 
+def driver_cuda_version() -> str:
+    """The newest CUDA that the driver knows, "0.0" where there is no driver."""
+    cudart = load_cudart()
+    return _version(cudart.cudaDriverGetVersion()[1])
+
+
 def _version(number: int) -> str:
     return f"{number // 1000}.{number % 1000 // 10}"
 

@@ -35,6 +35,7 @@ def arguments(tmp_path: Path, **changed: object) -> list[str]:
     options = {
         **SHAPE,
         "--steps": 4,
+        "--second-steps": 2,
         "--work": tmp_path / "work",
         "--out": tmp_path / "out" / "codegen-tiny",
         "--library": tmp_path / "Lib",
@@ -75,7 +76,7 @@ def test_writes_a_checkpoint_that_exports_and_verifies_with_its_card_and_corpora
     assert {"held-out.jsonl", "calibration.jsonl"} <= {path.name for path in (tmp_path / "out" / "corpora").iterdir()}
     record = json.loads((out / "training.json").read_text())
     assert f"{record['held_out_sample']['bits_per_byte']:.4f}" in (out / "README.md").read_text()
-    assert [row["step"] for row in record["log"]] == [4]
+    assert [row["step"] for row in record["log"]] == [6]
     bundle = export_checkpoint(locate_checkpoint(str(out)), tmp_path / "bundle")
     assert verify_bundle(bundle, open_checkpoint(out), num_steps=4, prompts=["def f(x):"]).is_equal
 

@@ -44,7 +44,7 @@ class FakeBuilder:
     def __init__(self, library: TensorRT, gpu: str | None = None) -> None:
         self.library = library
         self.gpu = gpu
-        self.compute_capabilities = ("current",) if gpu else ("8.9",)
+        self.compute_capabilities: tuple[str, ...] = ("current",) if gpu else ("8.9",)
 
     def build(self, graph: Path, inputs: dict[str, Tensor], outputs: dict[str, Tensor]) -> bytes:
         model = onnx.load(str(graph))
