@@ -1,20 +1,29 @@
-"""The `cuda` runtime: ONNX Runtime's CUDA provider, with keys and values on the GPU."""
+"""The `cuda` runtime: ONNX Runtime's CUDA provider, with keys and values on the GPU.
+
+With CUDA graphs a decode step is recorded once and replayed as one launch. What is recorded holds addresses and shapes:
+ids, mask and logits stand in device memory of their own, and the mask is as long as the buffers, padded on the right.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import io
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike, NDArray
 
 from codegen_edge import contract
 from codegen_edge.bundle import Bundle
 from codegen_edge.errors import BundleError, InvalidInputError, RuntimeUnavailableError
 from codegen_edge.ort_session import load_onnxruntime
-from codegen_edge.runtimes.backends.ort import OrtRuntime
+from codegen_edge.runtimes.backends.kv_buffers import KVBuffers, bind_array
+from codegen_edge.runtimes.backends.ort import OrtRuntime, run_bound, run_options
+from codegen_edge.runtimes.devices import Device
 from codegen_edge.runtimes.devices.cuda import INSTALL, CudaDevice
+from codegen_edge.runtimes.runtime import Logits, TokenIds
 
 NAME = "cuda"
 PROVIDER = "CUDAExecutionProvider"
@@ -26,6 +35,7 @@ _CACHE_DTYPES: dict[contract.Compute, type[np.generic]] = {
 # Integers of a few bytes, from the mask: ONNX Runtime keeps them on the host on purpose.
 _SHAPE_OPERATORS = {"Shape", "ReduceSum", "Sub", "Neg", "Gather", "Cast", "Squeeze", "Unsqueeze"}
 _FLOAT_NODES = {"logits.Cast"}  # of these operators, but over floats
+_GRAPH_ID, _NO_GRAPH = "gpu_graph_id", "-1"  # onnxruntime_run_options_config_keys.h
 _PLACEMENT = "session.record_ep_graph_assignment_info"  # onnxruntime_session_options_config_keys.h
 
 
@@ -100,8 +110,127 @@ def cpu_nodes(session: Any, wanted: str) -> list[str]:
     ]
 
 
+class GraphRuntime(OrtRuntime):
+    """An OrtRuntime whose decode steps are recorded as CUDA graphs.
+
+    A recording belongs to addresses and lives as long as the session, so memory is lent to caches and taken back: as
+    many recordings are made as caches of one size are in use at once. A cache beyond `MOST_RECORDINGS`, or one whose
+    buffers were made anew, steps without.
+    """
+
+    MOST_RECORDINGS = 8
+
+    def __init__(self, bundle: Bundle, session: Any, *, cache_dtype: DTypeLike, device: Device) -> None:
+        super().__init__(NAME, bundle, session, cache_dtype=cache_dtype, device=device)
+        self._recordings: list[_Recording] = []
+        self._lent: weakref.WeakKeyDictionary[KVBuffers, _Recording] = weakref.WeakKeyDictionary()
+
+    def new_cache(self, batch_size: int, capacity: int) -> KVBuffers:
+        """Empty KV buffers; those of an earlier cache of this size where they are free."""
+        cache = super().new_cache(batch_size, capacity)
+        cache.options.add_run_config_entry(_GRAPH_ID, _NO_GRAPH)
+        in_use = set(map(id, self._lent.values()))
+        for recording in self._recordings:
+            if id(recording) not in in_use and recording.fits(cache):
+                cache.buffers = dict(recording.buffers)
+                self._lent[cache] = recording
+                return cache
+        if len(self._recordings) < self.MOST_RECORDINGS:
+            recording = _Recording(len(self._recordings) + 1, cache, self._device, self.config.vocab_size)
+            self._recordings.append(recording)
+            self._lent[cache] = recording
+        return cache
+
+    def _run(
+        self,
+        token_ids: TokenIds,
+        cache: KVBuffers,
+        rows: slice,
+        counts: NDArray[np.int64],
+        *,
+        all_logits: bool,
+    ) -> Logits:
+        recording = self._lent.get(cache)
+        if (
+            self._session is None
+            or recording is None
+            or token_ids.shape != recording.ids.shape[:2]
+            or not recording.is_of(cache)
+        ):
+            return super()._run(token_ids, cache, rows, counts, all_logits=all_logits)
+        return recording.run(self._session, token_ids, cache)
+
+
+class _Recording:
+    """The device memory of a decode step: ids [B, 1], mask [B, C], logits [B, 1, V], and a cache's buffers."""
+
+    def __init__(self, number: int, cache: KVBuffers, device: Device, vocab_size: int) -> None:
+        rows, _, length, _ = cache.buffer_shape
+        self.buffers = dict(cache.buffers)
+        self.ids = device.zeros((rows, 1, 1, 1), np.int64)
+        self._mask = device.zeros((rows, 1, length, 1), np.int64)
+        self._keep = device.zeros((1, 1, 1, 1), np.int64)
+        self._keep.write(np.ones((1, 1, 1, 1), np.int64))
+        self._logits = device.zeros((rows, 1, 1, vocab_size), np.float32)
+        self._device = device
+        self._places = np.arange(length)
+        self._shapes = {
+            contract.INPUT_IDS: (rows, 1),
+            contract.ATTENTION_MASK: (rows, length),
+            contract.NUM_LOGITS_TO_KEEP: (1,),
+            contract.LOGITS: (rows, 1, vocab_size),
+        }
+        self._options = run_options()
+        self._options.add_run_config_entry(_GRAPH_ID, str(number))
+        self._binding: Any = None
+
+    def fits(self, cache: KVBuffers) -> bool:
+        """Whether a new cache can have these buffers."""
+        return next(iter(self.buffers.values())).shape == cache.buffer_shape
+
+    def is_of(self, cache: KVBuffers) -> bool:
+        """Whether the cache still has the buffers that were lent, all their rows in use."""
+        return len(cache.lengths) == self.ids.shape[0] and all(
+            cache.buffers[place] is buffer for place, buffer in self.buffers.items()
+        )
+
+    def run(self, session: Any, token_ids: TokenIds, cache: KVBuffers) -> Logits:
+        """Replay the step, or record it when it is the first one; [B, 1, V]."""
+        self.ids.write(token_ids.reshape(self.ids.shape))
+        mask = (self._places <= cache.lengths[:, None]).astype(np.int64)
+        self._mask.write(mask.reshape(self._mask.shape))
+        if self._binding is None:
+            self._binding = self._bound(session)
+        # The recording's own options carry its number; an interruption stops it through them.
+        plain, cache.options = cache.options, self._options
+        try:
+            run_bound(session, self._binding, cache, token_ids.shape)
+        finally:
+            cache.options = plain
+        return self._logits.read()[:, 0]
+
+    def _bound(self, session: Any) -> Any:
+        binding = session.io_binding()
+        for name, array in (
+            (contract.INPUT_IDS, self.ids),
+            (contract.ATTENTION_MASK, self._mask),
+            (contract.NUM_LOGITS_TO_KEEP, self._keep),
+        ):
+            bind_array(binding.bind_input, name, array, self._device, self._shapes[name])
+        bind_array(binding.bind_output, contract.LOGITS, self._logits, self._device, self._shapes[contract.LOGITS])
+        for (layer, part), buffer in self.buffers.items():
+            bind_array(binding.bind_input, contract.past_name(layer, part), buffer, self._device)
+            bind_array(binding.bind_output, contract.present_name(layer, part), buffer, self._device)
+        return binding
+
+
 def open_runtime(
-    bundle: Bundle, *, device_id: int = 0, memory_limit_mib: int | None = None, allow_cpu_nodes: bool = False
+    bundle: Bundle,
+    *,
+    device_id: int = 0,
+    memory_limit_mib: int | None = None,
+    cuda_graph: bool = False,
+    allow_cpu_nodes: bool = False,
 ) -> OrtRuntime:
     """Open a bundle with the `cuda` runtime.
 
@@ -109,6 +238,7 @@ def open_runtime(
         bundle: what `codegen-edge build --runtime cuda` wrote.
         device_id: of the GPU, among those that the process sees.
         memory_limit_mib: of ONNX Runtime's arena; weights, and keys and values, count.
+        cuda_graph: whether decode steps are recorded once and replayed as one launch.
         allow_cpu_nodes: whether nodes that CUDA does not have may be computed by the CPU.
 
     Raises:
@@ -125,5 +255,10 @@ def open_runtime(
     if memory_limit_mib is not None:
         settings["gpu_mem_limit"] = str(memory_limit_mib * 2**20)
     providers = [(PROVIDER, settings), (_CPU_PROVIDER, {})]
+    if cuda_graph:
+        settings["enable_cuda_graph"] = "1"
     session = open_device_session(bundle, ort, providers, allow_cpu_nodes=allow_cpu_nodes)
+    if cuda_graph:
+        dtype = _CACHE_DTYPES[bundle.manifest.compute]
+        return GraphRuntime(bundle, session, cache_dtype=dtype, device=device)
     return OrtRuntime(NAME, bundle, session, cache_dtype=_CACHE_DTYPES[bundle.manifest.compute], device=device)

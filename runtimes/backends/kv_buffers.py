@@ -167,10 +167,10 @@ class KVBuffers:
         self._bindings.clear()
 
 
-def bind_array(bind: Any, name: str, array: DeviceArray, device: Device) -> None:
-    """Bind an array by address: no copy, and some rows of a larger buffer are allowed."""
+def bind_array(bind: Any, name: str, array: DeviceArray, device: Device, shape: tuple[int, ...] | None = None) -> None:
+    """Bind an array by address, under another shape where one is given: no copy, some rows of a buffer are allowed."""
     element = BFLOAT16 if array.dtype == np.uint16 else array.dtype.type
-    bind(name, device.kind, device.index, element, array.shape, array.address)
+    bind(name, device.kind, device.index, element, shape or array.shape, array.address)
 
 
 BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16

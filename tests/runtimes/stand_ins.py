@@ -53,7 +53,7 @@ class FakeBuilder:
             for value in (*model.graph.input, *model.graph.output)
         }
         assert found == {name: shape for name, (shape, _) in (inputs | outputs).items()}
-        return MAGIC + model.SerializeToString()
+        return MAGIC + bytes(model.SerializeToString())
 
 
 def fake_library(*, tells_aliases: bool = True) -> TensorRT:
@@ -88,7 +88,7 @@ class FakeEngine:
         self.num_io_tensors = len(self.inputs) + len(self.outputs)
 
     def get_tensor_name(self, index: int) -> str:
-        return [*self.inputs, *self.outputs][index]
+        return str([*self.inputs, *self.outputs][index])
 
     def get_tensor_shape(self, name: str) -> list[int]:
         return list((self.inputs | self.outputs)[name].shape)
@@ -139,10 +139,10 @@ class FakeContext:
 
     def _at(self, name: str) -> Any:
         value = (self._engine.inputs | self._engine.outputs)[name]
-        dtype = np.dtype(_DTYPES[value.type])
+        dtype: np.dtype[Any] = np.dtype(_DTYPES[value.type])
         size = int(np.prod(value.shape)) * dtype.itemsize
         memory = (ctypes.c_char * size).from_address(self.addresses[name])
-        return np.frombuffer(memory, dtype).reshape(value.shape)
+        return np.frombuffer(memoryview(memory), dtype).reshape(value.shape)
 
 
 def edit_manifest(folder: Path, **engines: Any) -> None:

@@ -63,7 +63,12 @@ def test_decode_is_bound_once_for_a_cache(engine_bundle: Bundle, monkeypatch: py
     assert runtime._phases is not None
     context = runtime._phases["decode"]._context
     bound: list[str] = []
-    monkeypatch.setattr(context, "set_tensor_address", lambda name, address: bound.append(name) or True)
+
+    def bind(name: str, address: int) -> bool:
+        bound.append(name)
+        return True
+
+    monkeypatch.setattr(context, "set_tensor_address", bind)
     runtime.step(np.array([[6]]), cache)
     assert not bound
     runtime.step(np.array([[6]]), runtime.new_cache(1, 16))
