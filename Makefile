@@ -3,10 +3,15 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# A GPU's packages in an environment of their own: onnxruntime and onnxruntime-gpu share one import folder.
+GPU_VENV ?= .venv-gpu
+GPU_STAMP := $(GPU_VENV)/.installed
+# tensorrt-rtx, whose wheels lie on the Python index, or tensorrt.
+TENSORRT ?= tensorrt-rtx
 ROOMS := exporter runtimes quantization evaluation checkpoints
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo train test lint typecheck bench interop wheel clean
+.PHONY: help install demo train test lint typecheck bench test-gpu bench-gpu interop wheel clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -44,6 +49,21 @@ bench: $(STAMP) ## measure export memory, 350M parity, quantization and generati
 	$(BIN)/python -m benchmarks.quantization
 	$(BIN)/python -m benchmarks.generation
 
+$(GPU_STAMP): pyproject.toml
+	$(PYTHON) -m venv $(GPU_VENV)
+	for room in $(ROOMS); do ln -sfn ../$$room codegen_edge/$$room; done
+	$(GPU_VENV)/bin/python -m pip install --quiet torch
+	$(GPU_VENV)/bin/python -m pip install --quiet --editable '.[cuda,$(TENSORRT),test]'
+	touch $(GPU_STAMP)
+
+test-gpu: $(GPU_STAMP) ## on a machine with an NVIDIA GPU: conformance and parity of cuda and tensorrt
+	$(GPU_VENV)/bin/codegen-edge doctor
+	$(GPU_VENV)/bin/python -m pytest tests/runtimes --ignore tests/runtimes/generation
+
+bench-gpu: $(GPU_STAMP) ## there: prefill and decode of the 350M and 2B shapes beside torch
+	$(GPU_VENV)/bin/codegen-edge doctor
+	$(GPU_VENV)/bin/python -m benchmarks.gpu
+
 interop: $(STAMP) ## generate from one bundle with optimum-onnx and transformers.js, each in its own environment
 	$(BIN)/python -m benchmarks.interop.run
 
@@ -52,5 +72,5 @@ wheel: $(STAMP) ## build dist/*.whl
 	@ls dist
 
 clean: ## remove what the targets made, but for .train, the state of a long training
-	rm -rf $(VENV) build dist *.egg-info .interop .demo* .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(GPU_VENV) build dist *.egg-info .interop .demo* .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	rm -f $(addprefix codegen_edge/,$(ROOMS))
