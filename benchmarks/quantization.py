@@ -57,6 +57,9 @@ SPEED: dict[str, dict[str, Any] | None] = {
 }
 
 
+STEP_PAST, STEP_TOKENS = 256, (1, 2, 4, 8, 16)
+
+
 def calibration_ids(bundle: Bundle) -> list[Any]:
     """The calibration programs that ship, in the bundle's tokens."""
     tokenizer = Tokenizer(bundle.tokenizer_path)
@@ -188,7 +191,15 @@ def time_runtime(runtime: Runtime) -> dict[str, float]:
     for start in range(int(cache.lengths[0]), LONG_PAST, 512):
         runtime.step(ids[:, start : start + 512], cache)
     long_decode = median_ms(DECODE_TOKENS, lambda: runtime.step(ids[:, :1], cache))
-    return {"prefill_ms": prefill, "decode_ms": decode, "long_decode_ms": long_decode}
+    times = {"prefill_ms": prefill, "decode_ms": decode, "long_decode_ms": long_decode}
+    for count in STEP_TOKENS:  # what speculation and batches live on
+
+        def step(count: int = count) -> None:
+            cache.rewind(0, STEP_PAST)
+            runtime.step(ids[:, :count], cache)
+
+        times[f"step_of_{count}_ms"] = median_ms(5, step)
+    return times
 
 
 def median_ms(count: int, work: Callable[[], object]) -> float:

@@ -91,9 +91,13 @@ def gpu_bundles(tmp_path_factory: pytest.TempPathFactory) -> GpuBundles:
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Count the conformance suite, runtime by runtime: a skip is told, not lost. And what tests want to be told."""
-    told = [text for report in terminalreporter.stats.get("passed", []) for name, text in report.user_properties]
+    told = [
+        f"{name}: {text}"
+        for report in terminalreporter.stats.get("passed", [])
+        for name, text in report.user_properties
+    ]
     if told:
-        terminalreporter.section("built")
+        terminalreporter.section("told by tests")
     for text in sorted(told):
         terminalreporter.line(text)
     counts: dict[str, Counter[str]] = defaultdict(Counter)

@@ -24,6 +24,9 @@ from codegen_edge.runtimes.runtime import KVCache, Runtime
 
 MOST_DRAFTED = 15  # a step of 16 tokens
 
+_FOLLOWED_TOKENS = 20  # behind the last lookup: a step of guesses that stood, and a few
+_REPLACED_TOKENS = 2  # of those; where more differ the run is lost
+
 _MEMORY = 0.8  # share of an average that one more observation leaves
 _FIRST_ACCEPTANCE = 0.5  # believed before anything was seen
 _CHUNK = 256  # tokens that a draft model reads in a step
@@ -55,7 +58,9 @@ class Drafter(Protocol):
 class PromptLookup:
     """Guesses that what followed the last tokens where they occurred before follows again.
 
-    A. Saxena, "Prompt Lookup Decoding" (2023). Made for edits, where the answer repeats much of the prompt.
+    A. Saxena, "Prompt Lookup Decoding" (2023). Made for edits, where the answer repeats much of the prompt. A run that
+    was followed and is lost goes on to be followed for a few tokens, in the same distance: an edit that puts one token
+    in the place of another costs one plain step then, not as many as a lookup needs tokens.
 
     Args:
         longest: tokens that are looked up at most.
@@ -71,6 +76,7 @@ class PromptLookup:
         self._lengths = range(longest, shortest - 1, -1)
         self._seen: list[int] = []
         self._ends: dict[tuple[int, ...], int] = {}  # where each run of tokens ended last, its successor known
+        self._followed: tuple[int, int] | None = None  # the last run: where it was found, and where it went on
 
     def interrupt(self) -> None:
         """Nothing here takes long."""
@@ -81,12 +87,20 @@ class PromptLookup:
         for length in self._lengths:
             end = self._ends.get(tuple(ids[-length:])) if len(ids) > length else None
             if end is not None:
+                self._followed = end, len(ids)
                 return list(ids[end : end + count])
-        return []
+        if self._followed is None:
+            return []
+        end, start = self._followed
+        came = len(ids) - start  # tokens since
+        if came > _FOLLOWED_TOKENS:
+            return []
+        differing = sum(one != other for one, other in zip(ids[end : end + came], ids[start:], strict=True))
+        return list(ids[end + came : end + came + count]) if differing <= _REPLACED_TOKENS else []
 
     def _learn(self, ids: Sequence[int]) -> None:
         if list(ids[: len(self._seen)]) != self._seen:  # another row, or a rewound one
-            self._seen, self._ends = [], {}
+            self._seen, self._ends, self._followed = [], {}, None
         for end in range(len(self._seen), len(ids)):
             # The run that ends before `end` has a successor now.
             for length in self._lengths:

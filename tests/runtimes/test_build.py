@@ -151,8 +151,8 @@ def test_tensorrt_rtx_builds_engines_for_two_gpus(
     weights = 5_254_656 * {"fp16": 2, "int8": 1, "int4": 0.5}[precision]
     # With the embedding, which stays float16, the LM head of int4 in 8 bits, and two GPUs' code.
     assert all(weights < size < weights + 5 * 2**20 for size in sizes), sizes
-    told = f"TensorRT-RTX {engines.version}, {precision}, for {' and '.join(TWO_GPUS)}"
-    record_property("told", f"{told}: prefill engine {sizes[0]:,} bytes, decode engine {sizes[1]:,} bytes")
+    name = f"TensorRT-RTX {engines.version}, {precision}, for {' and '.join(TWO_GPUS)}"
+    record_property(name, f"prefill engine {sizes[0]:,} bytes, decode engine {sizes[1]:,} bytes")
 
 
 def test_library_sees_a_scatter_into_each_buffer(trained_static: Bundle, tmp_path: Path) -> None:

@@ -242,8 +242,23 @@ def lead_of(runtime: Runtime, ids: list[int], first: int, second: int) -> float:
 def test_lookup_gives_what_followed_the_longest_run() -> None:
     lookup = PromptLookup(longest=3, shortest=2)
     assert lookup.draft([1, 2, 3, 4, 9, 2, 3, 7, 1, 2, 3], 3, CHOOSER) == [4, 9, 2]
-    assert lookup.draft([1, 2, 3, 4, 9, 2, 3, 7, 1, 2, 3, 4, 5], 3, CHOOSER) == []
+    assert PromptLookup().draft([1, 2, 3, 4, 9, 2, 3, 7, 1, 2, 3, 4, 5], 3, CHOOSER) == []
     assert lookup.draft([8, 8, 8], 2, CHOOSER) == [8]
+
+
+def test_lookup_goes_on_behind_a_token_that_was_replaced() -> None:
+    lookup = PromptLookup()
+    source = list(range(1, 20))
+    ids = [*source, 0, 1, 2, 3]
+    assert lookup.draft(ids, 4, CHOOSER) == [4, 5, 6, 7]
+    ids += [4, 5, 99]  # 6 was replaced
+    assert lookup.draft(ids, 4, CHOOSER) == [7, 8, 9, 10]
+    ids += [7, 8, 9]
+    assert lookup.draft(ids, 2, CHOOSER) == [10, 11]
+    ids += [99, 98, 97]
+    assert lookup.draft(ids, 2, CHOOSER) == []  # lost
+    assert lookup.draft([5, 6, 7], 2, CHOOSER) == []  # another row
+    assert lookup.draft([5, 6, 7, 8], 2, CHOOSER) == []
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=30), st.integers(1, 4))
