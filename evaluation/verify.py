@@ -82,6 +82,7 @@ def verify_built(
     built: Bundle,
     source: Bundle,
     *,
+    runtime: str | None = None,
     num_steps: int = DEFAULT_STEPS,
     prompts: Sequence[str] = DEFAULT_PROMPTS,
 ) -> ParityReport:
@@ -92,11 +93,13 @@ def verify_built(
     Args:
         built: from `codegen-edge build`.
         source: the bundle that it was built of, whatever its precision.
+        runtime: None, or the one that runs `built`: there is no other.
         num_steps: cached decode steps after each prompt.
         prompts: texts of different lengths; as many of them as the engines have rows.
 
     Raises:
         BundleError: `built` was not built for a GPU, or of another bundle.
+        InvalidInputError: another runtime was asked for.
         RuntimeUnavailableError: its runtime cannot be had here.
     """
     manifest = built.manifest
@@ -110,11 +113,13 @@ def verify_built(
         source.manifest.target,
     ):
         raise BundleError(f"{built.path} was not built of {source.path}: checkpoint, precision or target differ")
-    runtime = "cuda" if manifest.engines is None else "tensorrt"
+    its_runtime = "cuda" if manifest.engines is None else "tensorrt"
+    if runtime not in (None, its_runtime):
+        raise InvalidInputError(f"{built.path} was built for runtime {its_runtime}, not for {runtime}")
     tokenizer = Tokenizer(built.tokenizer_path)
     rows = len(prompts) if manifest.engines is None else manifest.engines.batch_size
     token_ids = [tokenizer.encode(prompt) for prompt in prompts[:rows]]
-    candidate = open_runtime(runtime, built)
+    candidate = open_runtime(its_runtime, built)
     try:
         reference = open_runtime(PROVING_RUNTIMES[source.manifest.target], source)
         try:

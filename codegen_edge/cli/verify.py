@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -42,16 +42,15 @@ def verify(
     """
     from codegen_edge.bundle import open_bundle
     from codegen_edge.cli.extras import require_export_extra
-    from codegen_edge.errors import InvalidInputError, ParityError
-    from codegen_edge.storage import replace_file
+    from codegen_edge.errors import InvalidInputError
 
     opened = open_bundle(bundle)
     if json_file is not None and not json_file.absolute().parent.is_dir():
         raise InvalidInputError(f"{json_file.absolute().parent} is not a folder; make it first")
-    from codegen_edge.cli.console import stderr, stdout
+    from codegen_edge.cli.console import stderr
 
     if is_bundle(reference):
-        _verify_built(opened, Path(reference), steps, json_file)
+        _verify_built(opened, Path(reference), runtime, steps, json_file)
         return
     require_export_extra()
     from codegen_edge.evaluation.parity import DEFAULT_STEPS
@@ -66,13 +65,24 @@ def verify(
     verdict = verdict_of(report, opened, source)
     if not verdict["reference"]["is_source"]:
         stderr.print(f"{reference} is not the checkpoint that {bundle} was made of", style="yellow")
+    _conclude(opened, report, verdict, reference, json_file)
+
+
+def _conclude(
+    bundle: Bundle, report: ParityReport, verdict: dict[str, Any], reference: str, json_file: Path | None
+) -> None:
+    """Show the report, keep the verdict, and end with an error where the two differ."""
+    from codegen_edge.cli.console import stdout
+    from codegen_edge.errors import ParityError
+    from codegen_edge.storage import replace_file
+
     stdout.print(parity_table(report))
-    opened.record_parity(verdict)
+    bundle.record_parity(verdict)
     if json_file is not None:
         replace_file(json_file, (json.dumps(verdict, indent=2) + "\n").encode())
     if not report.is_equal:
-        raise ParityError(f"{bundle} is not equal to {reference}: {report.first_failure}")
-    stdout.print(f"{bundle} is equal to {reference}")
+        raise ParityError(f"{bundle.path} is not equal to {reference}: {report.first_failure}")
+    stdout.print(f"{bundle.path} is equal to {reference}")
 
 
 def is_bundle(reference: str) -> bool:
@@ -82,24 +92,17 @@ def is_bundle(reference: str) -> bool:
     return (Path(reference) / MANIFEST_FILE).is_file()
 
 
-def _verify_built(built: Bundle, source: Path, steps: int | None, json_file: Path | None) -> None:
+def _verify_built(built: Bundle, source: Path, runtime: str | None, steps: int | None, json_file: Path | None) -> None:
     from codegen_edge.bundle import open_bundle
-    from codegen_edge.cli.console import stderr, stdout
-    from codegen_edge.errors import ParityError
+    from codegen_edge.cli.console import stderr
     from codegen_edge.evaluation.parity import DEFAULT_STEPS
     from codegen_edge.evaluation.verify import verify_built
-    from codegen_edge.storage import replace_file
 
+    opened = open_bundle(source)
     with stderr.status("comparing every step with the bundle that it was built of"):
-        report = verify_built(built, open_bundle(source), num_steps=DEFAULT_STEPS if steps is None else steps)
-    verdict = report.to_dict()
-    stdout.print(parity_table(report))
-    built.record_parity(verdict)
-    if json_file is not None:
-        replace_file(json_file, (json.dumps(verdict, indent=2) + "\n").encode())
-    if not report.is_equal:
-        raise ParityError(f"{built.path} is not equal to {source}: {report.first_failure}")
-    stdout.print(f"{built.path} is equal to {source}")
+        report = verify_built(built, opened, runtime=runtime, num_steps=DEFAULT_STEPS if steps is None else steps)
+    reference = {"name": source.name, "sha256": opened.fingerprint, "is_source": True}
+    _conclude(built, report, report.to_dict() | {"reference": reference}, str(source), json_file)
 
 
 def parity_table(report: ParityReport) -> Table:

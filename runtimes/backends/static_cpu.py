@@ -14,14 +14,14 @@ from codegen_edge.errors import BackendError, BundleError
 from codegen_edge.ort_session import open_session
 from codegen_edge.runtimes.backends.kv_buffers import KVBuffers, bind_host, check_cache_size
 from codegen_edge.runtimes.backends.ort import run_bound, run_options
-from codegen_edge.runtimes.backends.static_step import static_step
+from codegen_edge.runtimes.backends.static_step import StaticRuntime
 from codegen_edge.runtimes.devices import HostArray
-from codegen_edge.runtimes.runtime import KVCache, Logits, TokenIds
+from codegen_edge.runtimes.runtime import TokenIds
 
 CHUNK = 16  # tokens of a prefill step
 
 
-class StaticCpuRuntime:
+class StaticCpuRuntime(StaticRuntime):
     """The `static-cpu` runtime.
 
     Args:
@@ -30,6 +30,7 @@ class StaticCpuRuntime:
     """
 
     name = "static-cpu"
+    chunk = CHUNK
 
     def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
         bundle.require_task("text-generation")
@@ -50,26 +51,6 @@ class StaticCpuRuntime:
         """Empty KV buffers for `batch_size` rows of up to `capacity` tokens."""
         check_cache_size(self.config, batch_size, capacity)
         return KVBuffers(self.config, batch_size, capacity, np.float32, padding=CHUNK, options=run_options())
-
-    def step(
-        self,
-        token_ids: TokenIds,
-        cache: KVCache,
-        *,
-        counts: NDArray[np.int64] | None = None,
-        all_logits: bool = False,
-    ) -> Logits:
-        """Append tokens to every row and return logits; see `Runtime.step`."""
-        assert isinstance(cache, KVBuffers)
-        return static_step(
-            lambda ids, past_length: self._run(ids, cache, past_length),
-            token_ids,
-            cache,
-            counts,
-            vocab_size=self.config.vocab_size,
-            chunk=CHUNK,
-            all_logits=all_logits,
-        )
 
     def close(self) -> None:
         """Free the session."""

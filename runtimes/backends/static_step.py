@@ -6,54 +6,73 @@ row may hold, or in positions that the row's next tokens overwrite.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from codegen_edge.model_config import ModelConfig
 from codegen_edge.runtimes.backends.kv_buffers import KVBuffers
 from codegen_edge.runtimes.devices import DeviceArray
-from codegen_edge.runtimes.runtime import Logits, TokenIds
+from codegen_edge.runtimes.runtime import KVCache, Logits, TokenIds
 from codegen_edge.runtimes.step_input import check_step
 
-RunStep = Callable[[TokenIds, NDArray[np.int64]], DeviceArray]
-"""Ids [B, T] and past lengths [B] in, logits [B, 1, T, V] out; keys and values are in the buffers afterwards."""
 
+class StaticRuntime:
+    """What the runtimes of the static graph share: `step`, by runs of `chunk` tokens or of one.
 
-def static_step(
-    run: RunStep,
-    token_ids: TokenIds,
-    cache: KVBuffers,
-    counts: NDArray[np.int64] | None,
-    *,
-    vocab_size: int,
-    chunk: int,
-    all_logits: bool,
-) -> Logits:
-    """`Runtime.step` by runs of `chunk` tokens, or of one; of the logits, what is wanted leaves the device."""
-    counts = check_step(token_ids, cache, counts, vocab_size)
-    batch_size, num_new = token_ids.shape
-    num_rows = max(batch_size, cache.fixed_rows)
-    logits = np.zeros((batch_size, num_new if all_logits else 1, vocab_size), np.float32)
-    size = 1 if num_new == 1 else chunk
-    for start in range(0, num_new, size):
-        # A row whose tokens are all read gets padding, which leaves its past as it is.
-        past = np.zeros(num_rows, np.int64)
-        past[:batch_size] = cache.lengths + np.minimum(start, counts)
-        part = token_ids[:, start : start + size]
-        padded = np.zeros((num_rows, size), np.int64)
-        padded[:batch_size, : part.shape[1]] = part
+    Attributes:
+        config: the model's shape.
+        chunk: tokens of a prefill run.
+        exclusively: entered for a step.
+    """
+
+    config: ModelConfig
+    chunk: int
+    exclusively: AbstractContextManager[Any] = nullcontext()
+
+    def _run(self, token_ids: TokenIds, cache: KVBuffers, past_length: NDArray[np.int64]) -> DeviceArray:
+        """Compute ids [B, T] behind pasts of `past_length` [B]; logits [B, 1, T, V], keys and values in the cache."""
+        raise NotImplementedError
+
+    def step(
+        self,
+        token_ids: TokenIds,
+        cache: KVCache,
+        *,
+        counts: NDArray[np.int64] | None = None,
+        all_logits: bool = False,
+    ) -> Logits:
+        """Append tokens to every row and return logits; see `Runtime.step`. Only what is wanted leaves the device."""
+        assert isinstance(cache, KVBuffers)
+        counts = check_step(token_ids, cache, counts, self.config.vocab_size)
+        batch_size, num_new = token_ids.shape
+        logits = np.zeros((batch_size, num_new if all_logits else 1, self.config.vocab_size), np.float32)
+        size = 1 if num_new == 1 else self.chunk
+        with self.exclusively:
+            for start in range(0, num_new, size):
+                part = token_ids[:, start : start + size]
+                # A row whose tokens are all read gets padding, which leaves its past as it is.
+                made = self._run_padded(part, cache, cache.lengths + np.minimum(start, counts), size)
+                if all_logits:
+                    for row in range(batch_size):
+                        logits[row, start : start + size] = made.take(row, 0, part.shape[1]).read()[0, 0]
+                elif size == 1:
+                    logits[:] = made.read()[:batch_size, 0]
+                else:
+                    for row in np.flatnonzero((counts > start) & (counts <= start + size)).tolist():
+                        last = int(counts[row]) - start
+                        logits[row] = made.take(row, last - 1, last).read()[0, 0]
         cache.raise_if_interrupted()
-        made = run(padded, past)
-        if all_logits:
-            for row in range(batch_size):
-                logits[row, start : start + size] = made.take(row, 0, part.shape[1]).read()[0, 0]
-        elif size == 1:
-            logits[:] = made.read()[:batch_size, 0]
-        else:
-            for row in np.flatnonzero((counts > start) & (counts <= start + size)).tolist():
-                last = int(counts[row]) - start
-                logits[row] = made.take(row, last - 1, last).read()[0, 0]
-    cache.raise_if_interrupted()
-    cache.lengths = cache.lengths + counts
-    return logits if all_logits else logits[:, 0]
+        cache.lengths = cache.lengths + counts
+        return logits if all_logits else logits[:, 0]
+
+    def _run_padded(self, part: TokenIds, cache: KVBuffers, past_length: NDArray[np.int64], size: int) -> DeviceArray:
+        num_rows = max(len(part), cache.fixed_rows)
+        past = np.zeros(num_rows, np.int64)
+        past[: len(part)] = past_length
+        padded = np.zeros((num_rows, size), np.int64)
+        padded[: len(part), : part.shape[1]] = part
+        cache.raise_if_interrupted()
+        return self._run(padded, cache, past)

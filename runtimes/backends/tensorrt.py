@@ -14,9 +14,9 @@ from codegen_edge import contract
 from codegen_edge.bundle import ENGINE_FILES, Bundle, Engines, Phase
 from codegen_edge.errors import BackendError, BundleError, IntegrityError, InvalidInputError, RuntimeUnavailableError
 from codegen_edge.runtimes.backends.kv_buffers import KVBuffers, check_cache_size
-from codegen_edge.runtimes.backends.static_step import static_step
+from codegen_edge.runtimes.backends.static_step import StaticRuntime
 from codegen_edge.runtimes.devices import Device, DeviceArray
-from codegen_edge.runtimes.runtime import KVCache, Logits, TokenIds
+from codegen_edge.runtimes.runtime import TokenIds
 from codegen_edge.tensorrt_library import TensorRT, load_tensorrt, told_errors
 
 NAME = "tensorrt"
@@ -39,7 +39,7 @@ class EngineDevice(Device, Protocol):
         """Wait until the stream has done everything."""
 
 
-class TensorRTRuntime:
+class TensorRTRuntime(StaticRuntime):
     """The `tensorrt` runtime. Steps of several threads wait for one another: an engine has one set of addresses.
 
     Args:
@@ -65,7 +65,8 @@ class TensorRTRuntime:
         self._model = bundle.manifest.model
         self._device = device
         self._cache_dtype = _CACHE_DTYPES[bundle.manifest.compute]
-        self._lock = threading.Lock()
+        self.chunk = engines.chunk
+        self.exclusively = threading.Lock()  # logits stay on the device until they are read
         self._phases: dict[Phase, _EngineRun] | None = {
             phase: _EngineRun(library, device, read_engine(bundle, phase), f"the {phase} engine of {bundle.path}")
             for phase in ENGINE_FILES
@@ -96,27 +97,6 @@ class TensorRTRuntime:
             padding=engines.chunk,
             fixed=(engines.batch_size, engines.buffer_length),
         )
-
-    def step(
-        self,
-        token_ids: TokenIds,
-        cache: KVCache,
-        *,
-        counts: NDArray[np.int64] | None = None,
-        all_logits: bool = False,
-    ) -> Logits:
-        """Append tokens to every row and return logits; see `Runtime.step`."""
-        assert isinstance(cache, KVBuffers)
-        with self._lock:  # logits stay on the device until they are read
-            return static_step(
-                lambda ids, past_length: self._run(ids, cache, past_length),
-                token_ids,
-                cache,
-                counts,
-                vocab_size=self.config.vocab_size,
-                chunk=self.engines.chunk,
-                all_logits=all_logits,
-            )
 
     def close(self) -> None:
         """Free the engines."""
