@@ -1,6 +1,6 @@
 """What the generation loop costs and saves: python -m benchmarks.generation.
 
-On the 350M shape with int8 weights (random: kernels do not know the difference). Every comparison alternates between
+On the 350M shape with int8 weights, weight-only and dynamic (random: kernels do not know the difference). Every comparison alternates between
 its two sides within one process; the medians are compared.
 """
 
@@ -30,7 +30,8 @@ from codegen_edge.runtimes.generation import GenerationLoop, GenerationParams
 from codegen_edge.runtimes.generation.speculation import PromptLookup, Speculator
 
 RESULT = Path(__file__).parent / "results" / "generation.json"
-ROUNDS = 3
+ROUNDS = 5
+SCHEMES = ("int8", "int8-dynamic")
 PROMPT_TOKENS, NEW_TOKENS = 128, 64
 SESSION_TOKENS, TURN_TOKENS = 1500, 8
 
@@ -171,6 +172,24 @@ def measure_session(model: Model) -> dict[str, Any]:
     return {"fresh_ms": round(fresh, 1), "turn_ms": round(turn, 1), "share": round(turn / fresh, 4)}
 
 
+def measure_scheme(model: Model) -> dict[str, Any]:
+    """All that the 350M shape can tell."""
+    runtime = model.runtime
+    assert isinstance(runtime, OrtCpuRuntime)
+    parts: dict[str, Callable[[], dict[str, Any]]] = {
+        "overhead": lambda: measure_overhead(runtime),
+        "batch_of_8": lambda: measure_batch(runtime),
+        "lookup_edit": lambda: measure_lookup(runtime, edit_task),
+        "lookup_fresh": lambda: measure_lookup(runtime, fresh_task),
+        "session": lambda: measure_session(model),
+    }
+    measured = {}
+    for part, measure in parts.items():
+        measured[part] = measure()
+        click.echo(f"{model.bundle.manifest.precision}, {part}: {measured[part]}")
+    return measured
+
+
 @click.command()
 def main() -> None:
     """Write benchmarks/results/generation.json."""
@@ -179,22 +198,14 @@ def main() -> None:
         folder = Path(name)
         write_random_checkpoint(folder / "checkpoint", SHAPES["350M"], texts=TEXTS)
         float_bundle = export_checkpoint(locate_checkpoint(str(folder / "checkpoint")), folder / "fp32")
-        bundle, _ = quantize_bundle(float_bundle, folder / "int8", QuantizeOptions(scheme="int8"))
+        for scheme in SCHEMES:
+            bundle, _ = quantize_bundle(float_bundle, folder / scheme, QuantizeOptions(scheme=scheme))
+            with load_model(bundle.path, check="size") as model:
+                result[scheme] = measure_scheme(model)
         trained = export_checkpoint(locate_checkpoint("codegen-5M-mono"), folder / "trained")
-        with load_model(bundle.path, check="size") as model, load_model(trained.path) as small:
-            runtime = model.runtime
-            assert isinstance(runtime, OrtCpuRuntime)
-            parts: dict[str, Callable[[], dict[str, Any]]] = {
-                "overhead": lambda: measure_overhead(runtime),
-                "batch_of_8": lambda: measure_batch(runtime),
-                "lookup_edit": lambda: measure_lookup(runtime, edit_task),
-                "lookup_fresh": lambda: measure_lookup(runtime, fresh_task),
-                "lookup_trained": lambda: measure_trained_lookup(small),
-                "session": lambda: measure_session(model),
-            }
-            for part, measure in parts.items():
-                result[part] = measure()
-                click.echo(f"{part}: {result[part]}")
+        with load_model(trained.path) as small:
+            result["lookup_trained"] = measure_trained_lookup(small)
+            click.echo(f"lookup_trained: {result['lookup_trained']}")
     RESULT.write_text(json.dumps(result, indent=2) + "\n")
 
 
