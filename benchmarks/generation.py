@@ -1,7 +1,7 @@
 """What the generation loop costs and saves: python -m benchmarks.generation.
 
-On the 350M shape with int8 weights, weight-only and dynamic (random: kernels do not know the difference). Every comparison alternates between
-its two sides within one process; the medians are compared.
+On the 350M shape with int8 weights, weight-only and dynamic (random: kernels do not know the difference). Every
+comparison alternates between its two sides within one process; the medians are compared.
 """
 
 from __future__ import annotations
