@@ -58,7 +58,7 @@ $(GPU_STAMP): pyproject.toml
 
 test-gpu: $(GPU_STAMP) ## on a machine with an NVIDIA GPU: conformance and parity of cuda and tensorrt
 	$(GPU_VENV)/bin/codegen-edge doctor
-	$(GPU_VENV)/bin/python -m pytest tests/runtimes --ignore tests/runtimes/generation
+	CODEGEN_EDGE_NEEDS_GPU=1 $(GPU_VENV)/bin/python -m pytest tests/runtimes --ignore tests/runtimes/generation
 
 bench-gpu: $(GPU_STAMP) ## there: prefill and decode of the 350M and 2B shapes beside torch
 	$(GPU_VENV)/bin/codegen-edge doctor

@@ -151,9 +151,19 @@ def built(run: Run, bundle: Bundle, runtime: str, batch_size: int) -> Bundle:
     return build_engines(bundle, out, EngineBuilder(load_tensorrt()), options, overwrite=True)
 
 
+def told(exc: Exception) -> dict[str, Any]:
+    """A failure for its row: whatever a library raises on a machine that nobody has seen, the others go on."""
+    return {"error": f"{type(exc).__name__}: {' '.join(str(exc).split())[:300]}"}
+
+
 def rows_of(run: Run, shape: str, runtime: str, precision: str, batch_sizes: tuple[int, ...]) -> None:
     """Measure one of our runtimes; cuda also with its decode recorded."""
-    bundle = export(run, shape, runtime, precision)
+    head = {"shape": shape, "runtime": runtime, "precision": precision}
+    try:
+        bundle = export(run, shape, runtime, precision)
+    except Exception as exc:
+        run.add(head | told(exc))
+        return
     config = bundle.manifest.model
     # The embedding table is read by rows; every other weight is read in every step.
     weights = bundle.manifest.files["onnx/model.onnx_data"].size_bytes
@@ -161,18 +171,21 @@ def rows_of(run: Run, shape: str, runtime: str, precision: str, batch_sizes: tup
     for batch_size in batch_sizes:
         kv_bytes = 2 * 2 * config.num_layers * config.hidden_size * batch_size * (PROMPT_TOKENS + NEW_TOKENS // 2)
         for options in ({}, {"cuda_graph": True}) if runtime == "cuda" else ({},):
-            row = {"shape": shape, "runtime": runtime + (" with CUDA graphs" if options else "")}
-            row |= {"precision": precision, "batch_size": str(batch_size)}
+            row = head | {"batch_size": str(batch_size)}
+            if options:
+                row["runtime"] = "cuda with CUDA graphs"
             try:
                 if made is None or runtime == "tensorrt":
                     made = built(run, bundle, runtime, batch_size)
                 opened = open_runtime(runtime, made, **options)
                 try:
-                    run.add(row | figures(run, *time_runtime(opened, batch_size), batch_size, weights, kv_bytes))
+                    row |= figures(run, *time_runtime(opened, batch_size), batch_size, weights, kv_bytes)
                 finally:
                     opened.close()
-            except CodegenEdgeError as exc:
-                run.add(row | {"error": str(exc)})
+                    del opened
+            except Exception as exc:
+                row |= told(exc)
+            run.add(row)
     shutil.rmtree(bundle.path)
 
 
@@ -180,7 +193,11 @@ def torch_rows(run: Run, shape: str, batch_sizes: tuple[int, ...]) -> None:
     """Measure transformers' model in float16, eager and compiled."""
     from transformers import CodeGenForCausalLM
 
-    model = CodeGenForCausalLM.from_pretrained(run.folder / shape, dtype=torch.float16).to("cuda").eval()
+    try:
+        model = CodeGenForCausalLM.from_pretrained(run.folder / shape, dtype=torch.float16).to("cuda").eval()
+    except Exception as exc:
+        run.add({"shape": shape, "runtime": "torch", **told(exc)})
+        return
     weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     config = model.config
     for kind, batch_size in itertools.product(TORCH, batch_sizes):
@@ -188,9 +205,10 @@ def torch_rows(run: Run, shape: str, batch_sizes: tuple[int, ...]) -> None:
         row = {"shape": shape, "runtime": kind, "precision": "fp16", "batch_size": str(batch_size)}
         try:
             timed = torch.compile(model, dynamic=True) if kind == "torch compile" else model
-            run.add(row | figures(run, *time_torch(timed, batch_size), batch_size, weights, kv_bytes))
-        except (RuntimeError, torch.cuda.OutOfMemoryError) as exc:  # of torch, its compiler's included
-            run.add(row | {"error": f"{type(exc).__name__}: {str(exc)[:200]}"})
+            row |= figures(run, *time_torch(timed, batch_size), batch_size, weights, kv_bytes)
+        except Exception as exc:
+            row |= told(exc)
+        run.add(row)
         torch._dynamo.reset()
     del model
     torch.cuda.empty_cache()
@@ -253,7 +271,11 @@ def main(
         has_torch = False
     path = RESULTS / f"gpu-{name or re.sub(r'[^a-z0-9]+', '-', gpu.name.lower()).strip('-')}.json"
     with tempfile.TemporaryDirectory(dir=RESULTS.parent.parent, prefix=".demo-") as folder:
-        run = Run(path, Path(folder), measure_bandwidth(CudaDevice()))
+        try:
+            run = Run(path, Path(folder), measure_bandwidth(CudaDevice()))
+        except CodegenEdgeError as exc:
+            click.echo(f"nothing to measure: {exc}", err=True)
+            sys.exit(2)
         run.result = {
             "machine": describe_machine(),
             "gpu": {"name": gpu.name, "compute_capability": gpu.compute_capability, "memory_bytes": gpu.memory_bytes},

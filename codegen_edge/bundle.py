@@ -55,7 +55,6 @@ class Engines:
     """What `codegen-edge build --runtime tensorrt` made of a bundle: one engine for prefill chunks, one for decode.
 
     Attributes:
-        made_of: fingerprint of the bundle.
         library: "tensorrt" or "tensorrt-rtx".
         version: of the library; its engines are for no other one.
         compute_capabilities: of the GPUs that they were built for, for example "8.9"; "current" with `gpu` for the one
@@ -66,7 +65,6 @@ class Engines:
         chunk: tokens of a prefill step (T).
     """
 
-    made_of: str
     library: str
     version: str
     compute_capabilities: tuple[str, ...]
@@ -95,6 +93,7 @@ class Manifest:
         files: every other file of the bundle by its relative path.
         kv_cache: dtype of past and present; "fp32" stands for what the graph computes in.
         compute: dtype that the graph computes in.
+        built_of: fingerprint of the bundle that this one was built of for a GPU, or None.
         engines: how its engines were built, or None for a bundle that holds a graph.
         parity: the verdict of the last verification, or None when it was never verified.
     """
@@ -108,6 +107,7 @@ class Manifest:
     files: dict[str, FileRecord]
     kv_cache: contract.KVPrecision = "fp32"
     compute: contract.Compute = "fp32"
+    built_of: str | None = None
     engines: Engines | None = None
     parity: dict[str, Any] | None = None
 
@@ -141,6 +141,7 @@ class Manifest:
                 files={name: FileRecord(**record) for name, record in fields["files"].items()},
                 kv_cache=fields.get("kv_cache", "fp32"),
                 compute=fields.get("compute", "fp32"),
+                built_of=fields.get("built_of"),
                 engines=engines,
                 parity=fields.get("parity"),
             )

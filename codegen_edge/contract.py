@@ -19,7 +19,9 @@ Axes, used in every shape comment of the project:
 The names of the dynamic axes are part of the contract: transformers.js takes an unknown axis of the past for 0,
 and optimum evaluates the names as expressions. The mask means right padding: row b holds sum(mask[b]) tokens.
 Past and present are float32, or int8 in a bundle whose manifest says so. In a bundle that was built for a GPU they
-are of the dtype that it computes in, float16 or bfloat16; logits are float32 everywhere.
+are of the dtype that it computes in, float16 or bfloat16; logits are float32 everywhere. There, `logits_start` [1]
+int64 (default 0: all T; -1: the last) stands in the place of num_logits_to_keep: nothing is computed of it, so that a
+GPU need not hand a number back to the host in the middle of a step.
 A caller may bind one buffer of capacity C as past and present of a layer (then P is C on both sides).
 """
 
@@ -44,6 +46,7 @@ KV_PARTS: tuple[KVPart, ...] = get_args(KVPart)
 INPUT_IDS = "input_ids"
 ATTENTION_MASK = "attention_mask"
 NUM_LOGITS_TO_KEEP = "num_logits_to_keep"
+LOGITS_START = "logits_start"
 PAST_LENGTH = "past_length"
 LOGITS = "logits"
 LAST_HIDDEN_STATE = "last_hidden_state"

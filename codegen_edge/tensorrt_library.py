@@ -45,20 +45,28 @@ def load_tensorrt(name: str | None = None) -> TensorRT:
     """Import the library.
 
     Args:
-        name: "tensorrt" or "tensorrt-rtx"; None takes whichever is installed, TensorRT first.
+        name: "tensorrt" or "tensorrt-rtx"; None takes whichever can be loaded, TensorRT first.
 
     Raises:
         RuntimeUnavailableError: it is not installed, or cannot be loaded; tells the command that installs it.
     """
     names = list(LIBRARIES) if name is None else [name]
-    found = [each for each in names if importlib.util.find_spec(LIBRARIES[each]) is not None]
-    if not found:
-        wanted = "TensorRT" if name is None else name
-        mend = " or ".join(INSTALL[each] for each in names)
-        raise RuntimeUnavailableError(f"{wanted} is not installed: {mend}")
-    if found[0] not in _loaded:
-        _loaded[found[0]] = _load(found[0])
-    return _loaded[found[0]]
+    failures = []
+    for each in names:
+        spec = importlib.util.find_spec(LIBRARIES[each])
+        if spec is None or spec.origin is None:  # without an origin it is some folder of that name
+            continue
+        try:
+            if each not in _loaded:
+                _loaded[each] = _load(each)
+        except RuntimeUnavailableError as exc:
+            failures.append(str(exc))
+        else:
+            return _loaded[each]
+    if failures:
+        raise RuntimeUnavailableError("; ".join(failures))
+    wanted = "TensorRT" if name is None else name
+    raise RuntimeUnavailableError(f"{wanted} is not installed: {' or '.join(INSTALL[each] for each in names)}")
 
 
 def _load(name: str) -> TensorRT:

@@ -49,7 +49,7 @@ def verify_bundle(
         InvalidInputError: a prompt does not fit the context, or no runtime has this name.
         RuntimeUnavailableError: the runtime cannot be had here.
     """
-    if bundle.manifest.compute != "fp32":
+    if bundle.manifest.built_of is not None:
         raise BundleError(
             f"{bundle.path} was built for a GPU: verify it against the bundle that it was built of, --reference BUNDLE"
         )
@@ -103,16 +103,10 @@ def verify_built(
         RuntimeUnavailableError: its runtime cannot be had here.
     """
     manifest = built.manifest
-    if manifest.compute == "fp32" and manifest.engines is None:
+    if manifest.built_of is None:
         raise BundleError(f"{built.path} was not built for a GPU: verify it against its checkpoint")
-    if manifest.engines is not None and manifest.engines.made_of != source.fingerprint:
+    if manifest.built_of != source.fingerprint:
         raise BundleError(f"{built.path} was built of another bundle than {source.path}: build it again")
-    if (manifest.source, manifest.precision, manifest.target) != (
-        source.manifest.source,
-        source.manifest.precision,
-        source.manifest.target,
-    ):
-        raise BundleError(f"{built.path} was not built of {source.path}: checkpoint, precision or target differ")
     its_runtime = "cuda" if manifest.engines is None else "tensorrt"
     if runtime not in (None, its_runtime):
         raise InvalidInputError(f"{built.path} was built for runtime {its_runtime}, not for {runtime}")

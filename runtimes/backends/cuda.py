@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import threading
 import weakref
 from collections.abc import Sequence
 from typing import Any
@@ -19,11 +20,11 @@ from codegen_edge import contract
 from codegen_edge.bundle import Bundle
 from codegen_edge.errors import BundleError, InvalidInputError, RuntimeUnavailableError
 from codegen_edge.ort_session import load_onnxruntime
-from codegen_edge.runtimes.backends.kv_buffers import KVBuffers, bind_array
+from codegen_edge.runtimes.backends.kv_buffers import KVBuffers, bind_array, check_cache_size
 from codegen_edge.runtimes.backends.ort import OrtRuntime, run_bound, run_options
 from codegen_edge.runtimes.devices import Device
 from codegen_edge.runtimes.devices.cuda import INSTALL, CudaDevice
-from codegen_edge.runtimes.runtime import Logits, TokenIds
+from codegen_edge.runtimes.runtime import KVCache, Logits, TokenIds
 
 NAME = "cuda"
 PROVIDER = "CUDAExecutionProvider"
@@ -32,9 +33,10 @@ _CACHE_DTYPES: dict[contract.Compute, type[np.generic]] = {
     "fp16": np.float16,
     "bf16": np.uint16,  # its bits: numpy has no bfloat16
 }
-# Integers of a few bytes, from the mask: ONNX Runtime keeps them on the host on purpose.
-_SHAPE_OPERATORS = {"Shape", "ReduceSum", "Sub", "Neg", "Gather", "Cast", "Squeeze", "Unsqueeze"}
-_FLOAT_NODES = {"logits.Cast"}  # of these operators, but over floats
+# Of the mask, integers of a few bytes: ONNX Runtime keeps them on the host on purpose. No other node of the graph has
+# one of these operators but the cast of the logits.
+_SHAPE_OPERATORS = {"Shape", "ReduceSum", "Sub", "Cast"}
+_FLOAT_NODES = {"logits.Cast"}
 _GRAPH_ID, _NO_GRAPH = "gpu_graph_id", "-1"  # onnxruntime_run_options_config_keys.h
 _PLACEMENT = "session.record_ep_graph_assignment_info"  # onnxruntime_session_options_config_keys.h
 
@@ -111,35 +113,82 @@ def cpu_nodes(session: Any, wanted: str) -> list[str]:
 
 
 class GraphRuntime(OrtRuntime):
-    """An OrtRuntime whose decode steps are recorded as CUDA graphs.
+    """An OrtRuntime whose decode steps are recorded as CUDA graphs. Steps of several threads wait for one another.
 
-    A recording belongs to addresses and lives as long as the session, so memory is lent to caches and taken back: as
-    many recordings are made as caches of one size are in use at once. A cache beyond `MOST_RECORDINGS`, or one whose
-    buffers were made anew, steps without.
+    A recording belongs to addresses, so memory is lent to caches and taken back: as many recordings are made as caches
+    of one size are in use at once. A cache beyond `MOST_RECORDINGS` or one whose buffers were made anew steps without,
+    and so do all that come after `MOST_GRAPHS`, for the session never forgets a recording.
     """
 
     MOST_RECORDINGS = 8
+    MOST_GRAPHS = 64
 
     def __init__(self, bundle: Bundle, session: Any, *, cache_dtype: DTypeLike, device: Device) -> None:
         super().__init__(NAME, bundle, session, cache_dtype=cache_dtype, device=device)
         self._recordings: list[_Recording] = []
         self._lent: weakref.WeakKeyDictionary[KVBuffers, _Recording] = weakref.WeakKeyDictionary()
+        self._num_graphs = 0
+        # Another thread's allocation would break the recording of a step.
+        self._exclusively = threading.RLock()
 
     def new_cache(self, batch_size: int, capacity: int) -> KVBuffers:
         """Empty KV buffers; those of an earlier cache of this size where they are free."""
-        cache = super().new_cache(batch_size, capacity)
-        cache.options.add_run_config_entry(_GRAPH_ID, _NO_GRAPH)
-        in_use = set(map(id, self._lent.values()))
-        for recording in self._recordings:
-            if id(recording) not in in_use and recording.fits(cache):
-                cache.buffers = dict(recording.buffers)
+        check_cache_size(self.config, batch_size, capacity)
+        with self._exclusively:
+            recording = self._free_recording((batch_size, self.config.num_heads, capacity, self.config.head_dim))
+            options = run_options()
+            options.add_run_config_entry(_GRAPH_ID, _NO_GRAPH)
+            cache = KVBuffers(
+                self.config,
+                batch_size,
+                capacity,
+                self._cache_dtype,
+                device=self._device,
+                options=[options],
+                buffers=recording.buffers if recording else None,
+            )
+            if recording is None and len(self._recordings) < self.MOST_RECORDINGS:
+                recording = self._new_recording(cache)
+            if recording is not None:
+                recording.options.terminate = False  # an earlier cache may have been interrupted at its end
+                cache.options.append(recording.options)
                 self._lent[cache] = recording
-                return cache
-        if len(self._recordings) < self.MOST_RECORDINGS:
-            recording = _Recording(len(self._recordings) + 1, cache, self._device, self.config.vocab_size)
-            self._recordings.append(recording)
-            self._lent[cache] = recording
-        return cache
+            return cache
+
+    def step(
+        self,
+        token_ids: TokenIds,
+        cache: KVCache,
+        *,
+        counts: NDArray[np.int64] | None = None,
+        all_logits: bool = False,
+    ) -> Logits:
+        """Append tokens to every row and return logits; see `Runtime.step`."""
+        with self._exclusively:
+            return super().step(token_ids, cache, counts=counts, all_logits=all_logits)
+
+    def close(self) -> None:
+        """Free the session and the memory of the recordings."""
+        super().close()
+        self._recordings.clear()
+        self._lent.clear()
+
+    def _free_recording(self, shape: tuple[int, ...]) -> _Recording | None:
+        """One of this size that no cache has; one of another size makes room where there are too many."""
+        in_use = {id(recording) for recording in self._lent.values()}
+        free = [recording for recording in self._recordings if id(recording) not in in_use]
+        fitting = [recording for recording in free if recording.buffer_shape == shape]
+        if not fitting and free and len(self._recordings) == self.MOST_RECORDINGS:
+            self._recordings.remove(free[0])
+        return fitting[0] if fitting else None
+
+    def _new_recording(self, cache: KVBuffers) -> _Recording | None:
+        if self._num_graphs == self.MOST_GRAPHS:
+            return None
+        self._num_graphs += 1
+        recording = _Recording(self._num_graphs, cache, self._device, self.config.vocab_size)
+        self._recordings.append(recording)
+        return recording
 
     def _run(
         self,
@@ -151,12 +200,7 @@ class GraphRuntime(OrtRuntime):
         all_logits: bool,
     ) -> Logits:
         recording = self._lent.get(cache)
-        if (
-            self._session is None
-            or recording is None
-            or token_ids.shape != recording.ids.shape[:2]
-            or not recording.is_of(cache)
-        ):
+        if self._session is None or recording is None or not recording.is_of(cache, token_ids):
             return super()._run(token_ids, cache, rows, counts, all_logits=all_logits)
         return recording.run(self._session, token_ids, cache)
 
@@ -165,57 +209,48 @@ class _Recording:
     """The device memory of a decode step: ids [B, 1], mask [B, C], logits [B, 1, V], and a cache's buffers."""
 
     def __init__(self, number: int, cache: KVBuffers, device: Device, vocab_size: int) -> None:
+        self.buffer_shape = cache.buffer_shape
         rows, _, length, _ = cache.buffer_shape
         self.buffers = dict(cache.buffers)
-        self.ids = device.zeros((rows, 1, 1, 1), np.int64)
+        self.options = run_options()
+        self.options.add_run_config_entry(_GRAPH_ID, str(number))
+        self._ids = device.zeros((rows, 1, 1, 1), np.int64)
         self._mask = device.zeros((rows, 1, length, 1), np.int64)
-        self._keep = device.zeros((1, 1, 1, 1), np.int64)
-        self._keep.write(np.ones((1, 1, 1, 1), np.int64))
         self._logits = device.zeros((rows, 1, 1, vocab_size), np.float32)
         self._device = device
         self._places = np.arange(length)
         self._shapes = {
             contract.INPUT_IDS: (rows, 1),
             contract.ATTENTION_MASK: (rows, length),
-            contract.NUM_LOGITS_TO_KEEP: (1,),
             contract.LOGITS: (rows, 1, vocab_size),
         }
-        self._options = run_options()
-        self._options.add_run_config_entry(_GRAPH_ID, str(number))
         self._binding: Any = None
 
-    def fits(self, cache: KVBuffers) -> bool:
-        """Whether a new cache can have these buffers."""
-        return next(iter(self.buffers.values())).shape == cache.buffer_shape
+    @property
+    def is_made(self) -> bool:
+        """Whether a step was recorded."""
+        return self._binding is not None
 
-    def is_of(self, cache: KVBuffers) -> bool:
-        """Whether the cache still has the buffers that were lent, all their rows in use."""
-        return len(cache.lengths) == self.ids.shape[0] and all(
+    def is_of(self, cache: KVBuffers, token_ids: TokenIds) -> bool:
+        """Whether this is a decode step of all rows, over the buffers that were lent."""
+        return token_ids.shape == self._ids.shape[:2] and all(
             cache.buffers[place] is buffer for place, buffer in self.buffers.items()
         )
 
     def run(self, session: Any, token_ids: TokenIds, cache: KVBuffers) -> Logits:
         """Replay the step, or record it when it is the first one; [B, 1, V]."""
-        self.ids.write(token_ids.reshape(self.ids.shape))
+        self._ids.write(token_ids.reshape(self._ids.shape))
         mask = (self._places <= cache.lengths[:, None]).astype(np.int64)
         self._mask.write(mask.reshape(self._mask.shape))
         if self._binding is None:
             self._binding = self._bound(session)
-        # The recording's own options carry its number; an interruption stops it through them.
-        plain, cache.options = cache.options, self._options
-        try:
-            run_bound(session, self._binding, cache, token_ids.shape)
-        finally:
-            cache.options = plain
+        run_bound(session, self._binding, cache, token_ids.shape, self.options)
         return self._logits.read()[:, 0]
 
     def _bound(self, session: Any) -> Any:
+        """All but `logits_start`: of one token all logits are wanted, which is its default."""
         binding = session.io_binding()
-        for name, array in (
-            (contract.INPUT_IDS, self.ids),
-            (contract.ATTENTION_MASK, self._mask),
-            (contract.NUM_LOGITS_TO_KEEP, self._keep),
-        ):
+        for name, array in ((contract.INPUT_IDS, self._ids), (contract.ATTENTION_MASK, self._mask)):
             bind_array(binding.bind_input, name, array, self._device, self._shapes[name])
         bind_array(binding.bind_output, contract.LOGITS, self._logits, self._device, self._shapes[contract.LOGITS])
         for (layer, part), buffer in self.buffers.items():
@@ -237,7 +272,7 @@ def open_runtime(
     Args:
         bundle: what `codegen-edge build --runtime cuda` wrote.
         device_id: of the GPU, among those that the process sees.
-        memory_limit_mib: of ONNX Runtime's arena; weights, and keys and values, count.
+        memory_limit_mib: of ONNX Runtime's arena, in which weights and what is computed lie; keys and values do not.
         cuda_graph: whether decode steps are recorded once and replayed as one launch.
         allow_cpu_nodes: whether nodes that CUDA does not have may be computed by the CPU.
 

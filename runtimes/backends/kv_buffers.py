@@ -16,6 +16,7 @@ from codegen_edge.model_config import ModelConfig
 from codegen_edge.runtimes.devices import HOST, Device, DeviceArray
 from codegen_edge.runtimes.runtime import KVCache
 
+_BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
 _NOT_OURS = "these keys and values are of another model, or do not fit the cache"
 
 
@@ -30,7 +31,8 @@ class KVBuffers:
         device: where they lie.
         padding: positions of a buffer beyond what a row may hold.
         fixed: rows and length that the buffers have for good, whatever the batch and its capacity; None lets them grow.
-        options: ONNX Runtime's RunOptions, through which a run in flight can be stopped; None where none can.
+        options: ONNX Runtime's RunOptions, through which a run in flight can be stopped; none where none can.
+        buffers: memory of an earlier cache of this size, instead of new memory.
     """
 
     def __init__(
@@ -43,20 +45,19 @@ class KVBuffers:
         device: Device = HOST,
         padding: int = 0,
         fixed: tuple[int, int] | None = None,
-        options: Any = None,
+        options: Sequence[Any] = (),
+        buffers: Mapping[tuple[int, contract.KVPart], DeviceArray] | None = None,
     ) -> None:
         self.lengths = np.zeros(batch_size, np.int64)
         self.device = device
-        self.options = options
+        self.options = list(options)
         self.capacity = capacity  # the most tokens a row can hold (C)
         self.fixed_rows = fixed[0] if fixed else 0
         self._padding = padding
         rows, length = fixed or (batch_size, capacity + padding)
         shape = (rows, config.num_heads, length, config.head_dim)
-        self.buffers: dict[tuple[int, contract.KVPart], DeviceArray] = {
-            (layer, part): device.zeros(shape, dtype)
-            for layer, part in product(range(config.num_layers), contract.KV_PARTS)
-        }
+        places = product(range(config.num_layers), contract.KV_PARTS)
+        self.buffers = dict(buffers) if buffers else {place: device.zeros(shape, dtype) for place in places}
         self._is_interrupted = False
         self._lock = threading.RLock()  # a signal handler may interrupt the thread that holds it
         self._bindings: dict[tuple[int, int], Any] = {}  # by first and last row: a decode step binds no buffer anew
@@ -140,16 +141,16 @@ class KVBuffers:
         """Make the run in flight on this cache stop within milliseconds, or the next one where none can be stopped."""
         with self._lock:
             self._is_interrupted = True
-            if self.options is not None:
-                self.options.terminate = True
+            for options in self.options:
+                options.terminate = True
 
     def raise_if_interrupted(self) -> None:
         """Raise CancelledError once for every interruption; the cache is usable afterwards."""
         with self._lock:
             if self._is_interrupted:
                 self._is_interrupted = False
-                if self.options is not None:
-                    self.options.terminate = False
+                for options in self.options:
+                    options.terminate = False
                 raise CancelledError("the step was cancelled")
 
     def _reallocate(self, num_rows: int, capacity: int) -> None:
@@ -159,21 +160,21 @@ class KVBuffers:
                 f"codegen-edge build BUNDLE OUT --runtime tensorrt --batch {num_rows}"
             )
         _, heads, _, head_dim = self.buffer_shape
+        shape = (num_rows, heads, capacity + self._padding, head_dim)
+        made = {}
         for place, old in self.buffers.items():
-            shape = (num_rows, heads, capacity + self._padding, head_dim)
-            self.buffers[place] = new = self.device.zeros(shape, old.dtype)
+            made[place] = new = self.device.zeros(shape, old.dtype)
             for row, length in enumerate(self.lengths):
                 new.put(row, 0, old.take(row, 0, int(length)))
+        # All or none: where the memory does not suffice the cache stays what it was.
         self._bindings.clear()
+        self.buffers = made
 
 
 def bind_array(bind: Any, name: str, array: DeviceArray, device: Device, shape: tuple[int, ...] | None = None) -> None:
     """Bind an array by address, under another shape where one is given: no copy, some rows of a buffer are allowed."""
-    element = BFLOAT16 if array.dtype == np.uint16 else array.dtype.type
+    element = _BFLOAT16 if array.dtype == np.uint16 else array.dtype.type
     bind(name, device.kind, device.index, element, shape or array.shape, array.address)
-
-
-BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
 
 
 def bind_host(bind: Any, name: str, array: NDArray[Any]) -> None:

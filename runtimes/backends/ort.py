@@ -49,6 +49,10 @@ class OrtRuntime:
         self._device = device
         self._session = session
         self._check_graph(bundle)
+        # The input that spares the LM head: its name, and its value for all positions and for the last.
+        self._keep = (contract.NUM_LOGITS_TO_KEEP, 0, 1)
+        if bundle.manifest.compute != "fp32":
+            self._keep = (contract.LOGITS_START, 0, -1)
 
     def _check_graph(self, bundle: Bundle) -> None:
         """Raise BundleError unless the graph has the inputs and outputs of the manifest's model."""
@@ -67,7 +71,7 @@ class OrtRuntime:
         """Empty KV buffers for `batch_size` rows of up to `capacity` tokens."""
         check_cache_size(self.config, batch_size, capacity)
         return KVBuffers(
-            self.config, batch_size, capacity, self._cache_dtype, device=self._device, options=run_options()
+            self.config, batch_size, capacity, self._cache_dtype, device=self._device, options=[run_options()]
         )
 
     def step(
@@ -125,21 +129,25 @@ class OrtRuntime:
         logits = np.empty((batch_size, num_new if all_logits else 1, self.config.vocab_size), np.float32)
 
         ids = np.ascontiguousarray(token_ids)
-        keep = np.array([0 if all_logits else 1], np.int64)
+        keep_name, of_all, of_last = self._keep
+        keep = np.array([of_all if all_logits else of_last], np.int64)
         binding = cache.binding(self._session, rows)
         bind_host(binding.bind_input, contract.INPUT_IDS, ids)
         bind_host(binding.bind_input, contract.ATTENTION_MASK, mask)
-        bind_host(binding.bind_input, contract.NUM_LOGITS_TO_KEEP, keep)
+        bind_host(binding.bind_input, keep_name, keep)
         bind_host(binding.bind_output, contract.LOGITS, logits)
         run_bound(self._session, binding, cache, token_ids.shape)
         return logits
 
 
-def run_bound(session: Any, binding: Any, cache: KVBuffers, shape: tuple[int, ...]) -> None:
-    """Run what is bound for a step of `shape` [B, T]; raise CancelledError where the cache was interrupted."""
+def run_bound(session: Any, binding: Any, cache: KVBuffers, shape: tuple[int, ...], options: Any | None = None) -> None:
+    """Run what is bound for a step of `shape` [B, T]; raise CancelledError where the cache was interrupted.
+
+    `options` are the cache's first ones, or others of its.
+    """
     cache.raise_if_interrupted()
     try:
-        session.run_with_iobinding(binding, cache.options)
+        session.run_with_iobinding(binding, cache.options[0] if options is None else options)
     # onnxruntime's exceptions share no base but Exception.
     except Exception as exc:
         cache.raise_if_interrupted()

@@ -50,7 +50,7 @@ class StaticCpuRuntime(StaticRuntime):
     def new_cache(self, batch_size: int, capacity: int) -> KVBuffers:
         """Empty KV buffers for `batch_size` rows of up to `capacity` tokens."""
         check_cache_size(self.config, batch_size, capacity)
-        return KVBuffers(self.config, batch_size, capacity, np.float32, padding=CHUNK, options=run_options())
+        return KVBuffers(self.config, batch_size, capacity, np.float32, padding=CHUNK, options=[run_options()])
 
     def close(self) -> None:
         """Free the session."""

@@ -35,6 +35,9 @@ class EngineDevice(Device, Protocol):
     def stream_address(self) -> int:
         """The stream's handle."""
 
+    def activate(self) -> None:
+        """Make it the current device of this thread."""
+
     def synchronize(self) -> None:
         """Wait until the stream has done everything."""
 
@@ -124,6 +127,7 @@ class _EngineRun:
     def __init__(self, library: TensorRT, device: EngineDevice, content: bytes, what: str) -> None:
         api, logger = library.api, library.logger
         logger.errors.clear()
+        device.activate()
         self._library = library
         self._device = device
         self._what = what
@@ -168,8 +172,10 @@ class _EngineRun:
 
     def __call__(self, token_ids: TokenIds, cache: KVBuffers, past_length: NDArray[np.int64]) -> DeviceArray:
         """Run a step of all rows; the logits [B, 1, T, V] stay on the device until the next step."""
+        self._device.activate()  # threads have current devices of their own
         addresses = [buffer.address for buffer in cache.buffers.values()]
         if addresses != self._bound:
+            self._bound = []  # until all are set
             for place, address in zip(cache.buffers, addresses, strict=True):
                 self._set_address(contract.past_name(*place), address)
                 self._set_address(contract.present_name(*place), address)  # written in place
@@ -231,7 +237,7 @@ def require_gpu(bundle: Bundle, engines: Engines, name: str, compute_capability:
     if not fits:
         raise RuntimeUnavailableError(
             f"the engines of {bundle.path} were built for {built_for}, this GPU is {name} of compute capability "
-            f"{compute_capability}: {REBUILD}"
+            f"{compute_capability}: {REBUILD} (of several GPUs, CUDA_VISIBLE_DEVICES says which one)"
         )
 
 

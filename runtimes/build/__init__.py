@@ -108,7 +108,9 @@ def build_half(
         with storage_errors(Path(out)):
             _copy_clients(bundle, stage)
             write_graph(model, stage)
-            manifest = replace(bundle.manifest, compute=compute, parity=None, tools=_tools(bundle))
+            manifest = replace(
+                bundle.manifest, compute=compute, built_of=bundle.fingerprint, parity=None, tools=_tools(bundle)
+            )
             manifest = replace(manifest, files=records_of(stage, {contract.WEIGHTS_FILE: weights}))
             (stage / MANIFEST_FILE).write_bytes(manifest.to_json())
     return open_bundle(out, check="size")
@@ -175,6 +177,7 @@ def build_engines(
             manifest = replace(
                 bundle.manifest,
                 compute=options.compute,
+                built_of=bundle.fingerprint,
                 engines=engines,
                 parity=None,
                 tools=_tools(bundle) | {builder.library.name: builder.library.version},
@@ -190,7 +193,12 @@ def is_current(out: str | Path, bundle: Bundle, builder: BuildsEngines, options:
         built = open_bundle(out)
     except BundleError:
         return False
-    return built.manifest.engines == _plan(bundle, builder, options) and built.manifest.compute == options.compute
+    manifest = built.manifest
+    return (manifest.engines, manifest.compute, manifest.built_of) == (
+        _plan(bundle, builder, options),
+        options.compute,
+        bundle.fingerprint,
+    )
 
 
 def engine_bindings(
@@ -216,7 +224,6 @@ def _plan(bundle: Bundle, builder: BuildsEngines, options: EngineOptions) -> Eng
     if not 1 <= capacity <= context:
         raise InvalidInputError(f"capacity must be in 1…{context}, the model's context, got {capacity}")
     return Engines(
-        made_of=bundle.fingerprint,
         library=builder.library.name,
         version=builder.library.version,
         compute_capabilities=builder.compute_capabilities,

@@ -44,6 +44,7 @@ def set_compute_dtype(model: ir.Model, compute: contract.Compute) -> list[Weight
         dtype = _DTYPES[compute]
         _unwrap_stored_halves(graph)
         _retype(graph, dtype)
+        _take_start(graph)
         _cast_logits(graph)
     groups = []
     for value in graph.initializers.values():
@@ -68,6 +69,20 @@ def _retype(graph: ir.Graph, dtype: ir.DataType) -> None:
     for value in (*graph.inputs, *graph.initializers.values(), *produced):
         if value.dtype in _FLOATS:
             value.type = ir.TensorType(dtype)
+
+
+def _take_start(graph: ir.Graph) -> None:
+    """Replace num_logits_to_keep, of which Neg makes the start of a Slice, by that start."""
+    keep = next((value for value in graph.inputs if value.name == contract.NUM_LOGITS_TO_KEEP), None)
+    if keep is None:
+        return
+    (negation,) = (usage.node for usage in keep.uses())
+    ir.convenience.replace_all_uses_with(negation.outputs[0], keep)
+    graph.remove(negation, safe=True)
+    graph.initializers.pop(contract.NUM_LOGITS_TO_KEEP)
+    keep.name = contract.LOGITS_START
+    keep.const_value = ir.tensor(np.zeros(1, np.int64), name=keep.name)
+    graph.register_initializer(keep)
 
 
 def _cast_logits(graph: ir.Graph) -> None:

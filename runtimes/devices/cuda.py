@@ -186,11 +186,15 @@ class CudaDevice:
         self.gpu = find_gpu(index)
         self.index = index
         self._cudart = load_cudart()
-        self._check("cudaSetDevice", self._cudart.cudaSetDevice(index))
+        self.activate()
         stream = self._check("cudaStreamCreate", self._cudart.cudaStreamCreate())
         self._stream = stream
         self.stream_address = int(stream)
         weakref.finalize(self, self._cudart.cudaStreamDestroy, stream)
+
+    def activate(self) -> None:
+        """Make it the current device of this thread."""
+        self._check("cudaSetDevice", self._cudart.cudaSetDevice(self.index))
 
     def zeros(self, shape: Shape4, dtype: DTypeLike) -> CudaArray:
         """A new array of zeros."""
@@ -202,7 +206,7 @@ class CudaDevice:
     def empty(self, shape: Shape4, dtype: DTypeLike) -> CudaArray:
         """A new array of whatever lies there."""
         num_bytes = max(1, math.prod(shape) * np.dtype(dtype).itemsize)
-        self._check("cudaSetDevice", self._cudart.cudaSetDevice(self.index))  # of this thread
+        self.activate()
         result = self._cudart.cudaMalloc(num_bytes)
         if result[0].name == _OUT_OF_MEMORY:
             self._cudart.cudaGetLastError()  # the next call must not report it again

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import os
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -31,6 +33,13 @@ def missing(name: str) -> str | None:
     return None
 
 
+def skip_or_fail(reason: str) -> NoReturn:
+    """Skip a test; where the run is for GPUs (`make test-gpu`), fail it."""
+    if os.environ.get("CODEGEN_EDGE_NEEDS_GPU"):
+        pytest.fail(reason, pytrace=False)
+    pytest.skip(reason)
+
+
 class GpuBundles:
     """Builds each bundle once a session."""
 
@@ -42,7 +51,7 @@ class GpuBundles:
         """Open `bundle`, built for a runtime; skips the test where that cannot be had."""
         reason = missing(name)
         if reason is not None:
-            pytest.skip(f"{name}: {reason}")
+            skip_or_fail(f"{name}: {reason}")
         key = (name, bundle.path)
         if key not in self._built:
             out = self._folder / f"{len(self._built)}-{name}"

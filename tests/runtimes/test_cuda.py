@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from numpy.typing import NDArray
 
@@ -21,6 +22,7 @@ from codegen_edge.errors import BackendError, CancelledError, InvalidInputError,
 from codegen_edge.ort_session import load_onnxruntime
 from codegen_edge.runtimes import open_runtime
 from codegen_edge.runtimes.backends.cuda import GraphRuntime, load_cuda_provider, open_device_session
+from codegen_edge.runtimes.backends.kv_buffers import KVBuffers
 from codegen_edge.runtimes.build import build_half
 from codegen_edge.runtimes.devices import Device, HostDevice
 from codegen_edge.runtimes.devices import cuda as cuda_device
@@ -234,7 +236,7 @@ def decoded(runtime: Any, cache: Any, rows: int) -> NDArray[np.float32]:
 
 def test_recorded_decode_is_the_plain_one(graph_runtime: GraphRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
     recorded = decoded(graph_runtime, graph_runtime.new_cache(3, 16), 3)
-    assert graph_runtime._recordings[0]._binding is not None
+    assert graph_runtime._recordings[0].is_made
     monkeypatch.setattr(GraphRuntime, "MOST_RECORDINGS", 0)
     graph_runtime._recordings.clear()
     plain = decoded(graph_runtime, graph_runtime.new_cache(3, 16), 3)
@@ -256,6 +258,11 @@ def test_memory_of_a_recording_is_lent_again(graph_runtime: GraphRuntime) -> Non
     assert other.capacity == 17
     many = [graph_runtime.new_cache(1, 18) for _ in range(20)]
     assert len(graph_runtime._recordings) == GraphRuntime.MOST_RECORDINGS
+    del again, other
+    gc.collect()
+    newest = graph_runtime.new_cache(1, 19)  # in the place of one that is free
+    assert len(graph_runtime._recordings) == GraphRuntime.MOST_RECORDINGS
+    assert graph_runtime._lent[newest].buffer_shape[2] == 19
     np.testing.assert_allclose(decoded(graph_runtime, many[-1], 1), once, atol=1e-2)
 
 
@@ -278,7 +285,34 @@ def test_recorded_step_can_be_cancelled(graph_runtime: GraphRuntime) -> None:
     with pytest.raises(CancelledError):
         graph_runtime.step(np.array([[6]]), cache)
     graph_runtime.step(np.array([[6]]), cache)
-    assert cache.lengths.tolist() == [2]
+    graph_runtime.step(np.array([[7, 8, 9]]), cache)  # a step that is not recorded
+    assert cache.lengths.tolist() == [5]
+    cache.interrupt()  # the next cache is lent its recording
+    del cache
+    gc.collect()
+    decoded(graph_runtime, graph_runtime.new_cache(1, 16), 1)
+
+
+def test_cache_that_finds_no_room_stays_what_it_was(cudart: FakeCudart, tiny_bundle: Bundle) -> None:
+    config = tiny_bundle.manifest.model
+    cache = KVBuffers(config, 1, 16, np.float32, device=CudaDevice())
+    before = dict(cache.buffers)
+    sizes = iter([1 << 30] * 2)
+    full = cudart.cudaMalloc
+    cudart.cudaMalloc = lambda size: full(size if next(sizes, None) else 1 << 40)  # type: ignore[method-assign]
+    with pytest.raises(BackendError, match="no room"):
+        cache.select([0, 0, 0])
+    assert cache.buffers == before
+    assert cache.buffer_shape[0] == 1
+
+
+def test_graph_hands_nothing_back_to_the_host(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    """A CUDA graph may hold no copy to the host: what Slice starts at is an input, and nothing is computed of it."""
+    graph = onnx.load(str(build_half(tiny_bundle, tmp_path / "half").model_path), load_external_data=False).graph
+    assert not [node.name for node in graph.node if node.op_type == "Neg"]
+    (cut,) = (node for node in graph.node if node.op_type == "Slice")
+    assert cut.input[1] == "logits_start"
+    assert "logits_start" in {value.name for value in graph.input}
 
 
 @pytest.mark.parametrize("runtime", ["cpu", "static-cpu"])

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from benchmarks import gpu as benchmark
@@ -22,7 +23,7 @@ from codegen_edge.runtimes.build import EngineOptions, build_engines, build_half
 from codegen_edge.runtimes.build.engines import EngineBuilder
 from codegen_edge.tensorrt_library import load_tensorrt
 
-from .gpu import missing
+from .gpu import missing, skip_or_fail
 from .stand_ins import FakeBuilder, StreamingHost, fake_library
 from .test_build import on_the_cpu
 
@@ -30,7 +31,7 @@ from .test_build import on_the_cpu
 def require(runtime: str) -> None:
     reason = missing(runtime)
     if reason is not None:
-        pytest.skip(f"{runtime}: {reason}")
+        skip_or_fail(f"{runtime}: {reason}")
 
 
 @pytest.fixture(scope="module")
@@ -85,9 +86,9 @@ def test_cuda_writes_what_the_cpu_writes(options: dict[str, Any], trained_bundle
 def test_memory_limit_is_kept(trained_bundle: Bundle, tmp_path: Path) -> None:
     require("cuda")
     half = build_half(trained_bundle, tmp_path / "half")
-    with pytest.raises(CodegenEdgeError):
-        runtime = open_runtime("cuda", half, memory_limit_mib=1)
-        runtime.new_cache(1, 16)
+    open_runtime("cuda", half, memory_limit_mib=4096).close()
+    with pytest.raises(CodegenEdgeError, match="(?i)memory|alloc"):
+        open_runtime("cuda", half, memory_limit_mib=1).step(np.array([[5]]), None)  # type: ignore[arg-type]
 
 
 def test_benchmark_measures_both_runtimes_and_goes_on_behind_a_failure(
@@ -115,6 +116,19 @@ def test_benchmark_measures_both_runtimes_and_goes_on_behind_a_failure(
     assert [row["runtime"] for row in rows] == ["cuda", "cuda with CUDA graphs"] * 2 + ["tensorrt"] * 2
     assert all(("error" in row) == (row["runtime"] == "cuda with CUDA graphs") for row in rows)
     assert all(row["decode_ms"] > 0 and row["roofline_share"] > 0 for row in rows if "error" not in row)
+
+
+def test_failure_of_any_kind_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise TypeError("pybind11: nullptr")
+
+    monkeypatch.setattr(benchmark, "export", fail)
+    run = benchmark.Run(tmp_path / "gpu-test.json", tmp_path, bandwidth=1e9, result={"rows": []})
+    benchmark.rows_of(run, "small", "tensorrt", "fp16", (1,))
+    benchmark.torch_rows(run, "nowhere", (1,))
+    errors = [row["error"] for row in run.result["rows"]]
+    assert errors[0] == "TypeError: pybind11: nullptr"
+    assert len(errors) == 2
 
 
 def test_benchmark_without_a_gpu_says_so(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -226,8 +228,7 @@ def test_engines_are_current_until_bundle_library_or_options_change(
 
 def test_engines_have_a_fingerprint_and_a_model(engine_bundle: Bundle, static_bundle: Bundle) -> None:
     assert engine_bundle.fingerprint != static_bundle.fingerprint
-    assert engine_bundle.manifest.engines is not None
-    assert engine_bundle.manifest.engines.made_of == static_bundle.fingerprint
+    assert engine_bundle.manifest.built_of == static_bundle.fingerprint
     assert isinstance(engine_bundle.manifest.model, ModelConfig)
     assert not (engine_bundle.path / "onnx").exists()
 
@@ -238,3 +239,13 @@ def test_missing_library_names_both_extras(monkeypatch: pytest.MonkeyPatch) -> N
         load_tensorrt()
     with pytest.raises(RuntimeUnavailableError, match=r"^tensorrt-rtx is not installed"):
         load_tensorrt("tensorrt-rtx")
+
+
+def test_library_that_cannot_be_loaded_gives_way_to_the_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    spec = importlib.util.spec_from_loader("tensorrt", None, origin="tensorrt.py")
+    find = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: spec if name == "tensorrt" else find(name))
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    assert load_tensorrt().name == "tensorrt-rtx"
+    with pytest.raises(RuntimeUnavailableError, match="tensorrt is installed and cannot be loaded"):
+        load_tensorrt("tensorrt")
