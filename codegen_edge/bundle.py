@@ -50,6 +50,9 @@ class Source:
     mended: tuple[str, ...] = ()
 
 
+CURRENT_GPU = "current"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Engines:
     """What `codegen-edge build --runtime tensorrt` made of a bundle: one engine for prefill chunks, one for decode.

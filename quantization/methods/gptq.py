@@ -5,7 +5,7 @@ algorithm 1. Minimizes the error of the matrix's outputs over the calibration te
 weights' own. Scales are chosen a block at a time, from the columns as they are by then.
 
 GPTQ never looks back. What it gives is then refined by descent on the same error, one scale and one code at a time,
-each to its best value while the others stand: two rounds take a further tenth of the error (docs/quantize.md).
+each to its best value while the others stand.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from codegen_edge.quantization.schemes import Choice, SchemeOptions, int8
 from codegen_edge.quantization.schemes.blocks import fitting_block_size, rewrite_with
 
 BLOCK_SIZE = 64  # float32 scales add an eighth to the bytes of the codes
-# A twelfth of a layer's weights; of all matrices those in whose bytes a smaller block pays most.
+# A twelfth of a layer's weights, which cost more by the byte than any other (measured on the calibration text).
 _OUT_PROJ_BLOCK_SIZE = 32
 
 _REASONS = {
@@ -39,8 +39,8 @@ def _choose(matrix: Matrix, options: SchemeOptions) -> Choice:
         return int8.choose(matrix, kept, reason=_KEPT_BY_BUDGET_REASON)
     own = _OUT_PROJ_BLOCK_SIZE if matrix.name.endswith("attn.out_proj.weight") else BLOCK_SIZE
     block_size = options.block_size or fitting_block_size(matrix, own, options.form)
-    # A zero point a block is half a byte in 36, and takes a tenth of the whole model's loss; linear layers, which are
-    # read for every token, go without.
+    # A zero point a block is half a byte in 36, and the table is the one matrix that no method can calibrate; linear
+    # layers, which are read for every token, go without.
     is_symmetric = matrix.kind != "embedding" if options.is_symmetric is None else options.is_symmetric
     grid = Grid(bits=4, block_size=block_size, is_symmetric=is_symmetric)
     has_no_inputs = matrix.kind == "embedding" and options.method in CALIBRATED_METHODS

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codegen_edge import contract
-from codegen_edge.bundle import ENGINE_FILES, Bundle, Engines, Phase
+from codegen_edge.bundle import CURRENT_GPU, ENGINE_FILES, Bundle, Engines, Phase
 from codegen_edge.errors import BackendError, BundleError, IntegrityError, InvalidInputError, RuntimeUnavailableError
 from codegen_edge.runtimes.backends.kv_buffers import KVBuffers, check_cache_size
 from codegen_edge.runtimes.backends.static_step import StaticRuntime
@@ -20,7 +20,6 @@ from codegen_edge.runtimes.runtime import TokenIds
 from codegen_edge.tensorrt_library import TensorRT, load_tensorrt, told_errors
 
 NAME = "tensorrt"
-CURRENT = "current"
 _CACHE_DTYPES: dict[contract.Compute, type[np.generic]] = {
     "fp32": np.float32,
     "fp16": np.float16,
@@ -168,7 +167,7 @@ class _EngineRun:
                 raise BundleError(f"{self._what} gives {name} of {self._shape(name)}, not {held}: build it again")
             # An older library does not tell; where it does, it must be the past of the same layer.
             if name != contract.LOGITS and source not in (None, name.replace("present", "past_key_values")):
-                raise BundleError(f"{self._what} writes {name} over {source}: build it again")
+                raise BundleError(f"{self._what} writes {name} over {source or 'no input'}: build it again")
 
     def __call__(self, token_ids: TokenIds, cache: KVBuffers, past_length: NDArray[np.int64]) -> DeviceArray:
         """Run a step of all rows; the logits [B, 1, T, V] stay on the device until the next step."""
@@ -197,10 +196,10 @@ class _EngineRun:
             raise BackendError(f"{self._what} takes no {name}: {told_errors(self._library.logger)}")
 
     def _aliased_input(self, output: str) -> str | None:
+        """The input that an output is written over, "" where there is none; None where the library does not tell."""
         for query in ("get_aliased_input_tensor", "get_aliased_input"):  # TensorRT-RTX's name, TensorRT's
             if hasattr(self._engine, query):
-                source: str | None = getattr(self._engine, query)(output)
-                return source or None
+                return str(getattr(self._engine, query)(output) or "")
         return None
 
 
@@ -232,7 +231,9 @@ REBUILD = "build them again: codegen-edge build BUNDLE OUT --runtime tensorrt --
 
 def require_gpu(bundle: Bundle, engines: Engines, name: str, compute_capability: str) -> None:
     """Raise RuntimeUnavailableError unless the engines were built for this GPU."""
-    built_for = engines.gpu if engines.compute_capabilities == (CURRENT,) else ", ".join(engines.compute_capabilities)
+    built_for = (
+        engines.gpu if engines.compute_capabilities == (CURRENT_GPU,) else ", ".join(engines.compute_capabilities)
+    )
     fits = engines.gpu == name if engines.gpu else compute_capability in engines.compute_capabilities
     if not fits:
         raise RuntimeUnavailableError(

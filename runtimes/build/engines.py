@@ -9,10 +9,9 @@ import numpy as np
 import onnx_ir as ir
 
 from codegen_edge import contract
+from codegen_edge.bundle import CURRENT_GPU
 from codegen_edge.errors import BackendError, BundleError, InvalidInputError, RuntimeUnavailableError
 from codegen_edge.tensorrt_library import TensorRT, told_errors
-
-CURRENT = "current"
 
 
 def fix_axes(model: ir.Model, *, batch_size: int, num_new: int, buffer_length: int) -> None:
@@ -46,7 +45,7 @@ class EngineBuilder:
 
     def __init__(self, library: TensorRT, compute_capabilities: tuple[str, ...] = ()) -> None:
         self.library = library
-        self.compute_capabilities = compute_capabilities or (CURRENT,)
+        self.compute_capabilities = compute_capabilities or (CURRENT_GPU,)
         self._codes = [_code(library, each) for each in compute_capabilities]
 
     @property

@@ -18,7 +18,7 @@ from typing import Protocol
 
 import numpy as np
 
-from codegen_edge.errors import CancelledError, InvalidInputError
+from codegen_edge.errors import CancelledError, InvalidInputError, NumericsError
 from codegen_edge.runtimes.generation.sampling import TokenChooser
 from codegen_edge.runtimes.runtime import KVCache, Runtime
 
@@ -155,15 +155,17 @@ class DraftModel:
         assert self._cache is not None
         drafted: list[int] = []
         while True:
-            # Text that it has not read yet comes in chunks, between which it can be interrupted.
-            part, new = new[:_CHUNK], new[_CHUNK:]
+            # A long text that it has not read yet comes a chunk a step, so that deadlines and cancellation hold.
+            part, unread = new[:_CHUNK], new[_CHUNK:]
             started_at = time.perf_counter()
             logits = self._runtime.step(np.array([part], np.int64), self._cache)
             if len(part) == 1:
                 self._step_seconds.append(time.perf_counter() - started_at)
             self._held += part
-            if new:
-                continue
+            if np.isnan(logits).any():
+                raise NumericsError("the logits of the draft model are NaN: its checkpoint or its bundle is broken")
+            if unread:
+                return []
             guess = chooser.guess(logits[0], [*ids, *drafted])
             if guess is not None:
                 drafted.append(guess)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from codegen_edge.errors import InvalidInputError
 from codegen_edge.quantization.blockwise import Grid, QuantizedMatrix, blocks_of
-from codegen_edge.quantization.methods import METHODS, find_method
+from codegen_edge.quantization.methods import METHODS, find_method, gptq
 
 GRIDS = [
     Grid(bits=bits, block_size=block_size, is_symmetric=is_symmetric)
@@ -80,6 +80,23 @@ def test_gptq_lowers_the_error_of_the_outputs(block_size: int, is_symmetric: boo
         errors[method] = float(np.einsum("nk,kl,nl->", difference, second_moment, difference, optimize=True))
     assert errors["gptq"] < 0.5 * errors["search"]
     assert errors["gptq"] < 0.5 * errors["round"]
+
+
+@pytest.mark.parametrize("is_symmetric", [True, False])
+def test_refinement_lowers_gptqs_own_error_in_every_row(is_symmetric: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights, second_moment = matrix(32, 256), moment(256)
+    weights[3] = 0
+    grid = Grid(bits=4, block_size=64, is_symmetric=is_symmetric)
+    errors = []
+    for rounds in (0, 1, 2):
+        monkeypatch.setattr(gptq, "_ROUNDS", rounds)
+        quantized = find_method("gptq")(grid, second_moment)(weights)
+        assert quantized.codes.max() <= grid.largest_code
+        difference = quantized.dequantized() - weights
+        errors.append(np.einsum("nk,kl,nl->n", difference, second_moment, difference, optimize=True))
+    assert (errors[1] <= errors[0] * (1 + 1e-3)).all()
+    assert (errors[2] <= errors[1] * (1 + 1e-3)).all()
+    assert errors[2].sum() < 0.95 * errors[0].sum()
 
 
 def test_gptq_lives_with_inputs_that_were_never_seen() -> None:

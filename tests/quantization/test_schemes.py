@@ -255,6 +255,20 @@ def test_int4_keeps_the_head_at_8_bits_unless_told_otherwise(quantized: Quantize
     assert all(form.startswith("int4") for form in forms["head"].values())
 
 
+def test_blocks_are_smaller_where_the_error_costs_most(trained_bundle: Bundle, tmp_path: Path) -> None:
+    forms = {}
+    for scheme in ("int8", "int4"):
+        options = QuantizeOptions(scheme=scheme, method="round")
+        _, report = quantize_bundle(trained_bundle, tmp_path / scheme, options)
+        forms[scheme] = {tensor.name.removeprefix("transformer."): tensor.form for tensor in report.tensors}
+    assert {name: form for name, form in forms["int8"].items() if "128" not in form}.keys() == {"lm_head.weight"}
+    assert "32" in forms["int8"]["lm_head.weight"]
+    assert "128" in forms["int4"]["lm_head.weight"]
+    assert "32" in forms["int4"]["h.0.attn.out_proj.weight"]
+    assert "64" in forms["int4"]["h.0.attn.qkv_proj.weight"]
+    assert forms["int4"]["wte.weight"] != forms["int4"]["h.0.attn.qkv_proj.weight"]  # with zero points
+
+
 @pytest.fixture(scope="module")
 def wide_bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """One block, and two tables of 64 MiB."""

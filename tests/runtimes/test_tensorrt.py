@@ -92,6 +92,9 @@ def test_aliases_that_cross_are_refused(engine_bundle: Bundle, monkeypatch: pyte
     )
     with pytest.raises(BundleError, match=r"writes present\.0\.key over past_key_values\.0\.value"):
         TensorRTRuntime(engine_bundle, fake_library(), StreamingHost())
+    monkeypatch.setattr(TellingEngine, "get_aliased_input_tensor", lambda self, name: None)
+    with pytest.raises(BundleError, match=r"writes present\.0\.key over no input"):
+        TensorRTRuntime(engine_bundle, fake_library(), StreamingHost())
 
 
 @pytest.mark.parametrize("content", [b"", b"not an engine", None])

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from codegen_edge.bundle import Bundle
 from codegen_edge.checkpoints.corpora import load_corpus
-from codegen_edge.errors import CancelledError, InvalidInputError
+from codegen_edge.errors import CancelledError, InvalidInputError, NumericsError
 from codegen_edge.runtimes import Runtime, open_runtime
 from codegen_edge.runtimes.backends.scripted import ScriptedRuntime
 from codegen_edge.runtimes.generation import CancelToken, GenerationLoop, GenerationParams
@@ -145,13 +145,6 @@ def test_hooks_are_called_for_the_models_own_logits_only() -> None:
     assert calls == plain_calls
 
 
-def test_draft_model_whose_logits_are_broken_stops_no_generation() -> None:
-    broken = scripted(lambda _: np.full(VOCAB_SIZE, np.nan, np.float32))
-    speculator = Always(DraftModel(broken), most_drafted=4)
-    assert run(scripted(), [1, 2, 3], PARAMS["greedy"], speculator) == run(scripted(), [1, 2, 3], PARAMS["greedy"])
-    assert speculator.num_drafted == 0
-
-
 def test_draft_models_reading_of_the_prompt_is_chunked_and_can_be_cancelled() -> None:
     cancel = CancelToken()
     drafting = scripted(other_script, before_step=lambda step: cancel.cancel() if step == 1 else None)
@@ -268,6 +261,19 @@ def test_lookup_learns_step_by_step_what_it_learns_at_once(ids: list[int], count
         guess = stepwise.draft(ids[:end], count, CHOOSER)
     at_once = PromptLookup().draft(ids, count, CHOOSER)
     assert guess == at_once or not at_once  # stepwise, a run that was lost may be followed for a while
+
+
+def test_draft_model_reads_a_long_text_a_chunk_a_step() -> None:
+    small = scripted(other_script, context_length=2048)
+    draft, ids = DraftModel(small), [1 + place % 20 for place in range(600)]
+    assert [len(draft.draft(ids, 2, CHOOSER)) for _ in range(3)] == [0, 0, 2]
+    assert [num_new for _, num_new in small.steps] == [256, 256, 88, 1]
+
+
+def test_draft_model_whose_logits_are_nan_is_told_of() -> None:
+    broken = DraftModel(scripted(lambda sequence: np.full(VOCAB_SIZE, np.nan, np.float32)))
+    with pytest.raises(NumericsError, match="draft model are NaN"):
+        run(scripted(), [1, 2, 3], GenerationParams(max_new_tokens=8), Always(broken, most_drafted=2))
 
 
 def test_drafting_rests_where_guesses_are_wrong() -> None:
