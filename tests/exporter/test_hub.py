@@ -116,7 +116,10 @@ def test_revision_of_a_local_folder_is_refused(tiny_checkpoint: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["./none", "none", "/no/such/folder", "a/b/c", "../x", "-x/y", "x/", ""])
-def test_what_is_neither_folder_nor_hub_id_is_refused(name: str) -> None:
+def test_what_is_neither_folder_nor_hub_id_is_refused(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)  # so that no folder of such a name is beside
     with pytest.raises(CheckpointError, match="neither a folder nor a hub id"):
         locate_checkpoint(name)
 
