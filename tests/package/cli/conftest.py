@@ -1,0 +1,11 @@
+"""The commands are tested on less calibration text than they take by themselves; `make demo` takes all of it."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def short_calibration(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fifth of the text that ships at most: a matter of time only."""
+    monkeypatch.setattr("codegen_edge.quantization.calibration._MOST_TOKENS", 16_384)
