@@ -340,9 +340,11 @@ class Trainer:
                 raise CheckpointError(
                     f"{path} holds {what}: {', '.join(differing)}; give those settings, or remove it to start anew"
                 )
-        seconds = [plan.get("num_second_steps") for plan in (settings, mine)]
-        if seconds[0] != seconds[1] and content["step"] > mine["num_steps"]:
-            raise CheckpointError(f"{path} is in a second stage of {seconds[0]} steps: give that number, or remove it")
+        second_steps = settings.get("num_second_steps")
+        if second_steps != mine["num_second_steps"] and content["step"] > mine["num_steps"]:
+            raise CheckpointError(
+                f"{path} is in a second stage of {second_steps} steps: give that number, or remove it"
+            )
         fewest = min(settings["num_steps"], mine["num_steps"])
         if settings["num_steps"] != mine["num_steps"] and content["step"] > (1 - _DECAY_SHARE) * fewest:
             raise CheckpointError(

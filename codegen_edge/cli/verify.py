@@ -50,6 +50,8 @@ def verify(
     from codegen_edge.cli.console import stderr
 
     if is_bundle(reference):
+        if revision is not None or offline:
+            raise InvalidInputError(f"--revision and --offline are of a hub id; {reference} is a bundle")
         _verify_built(opened, Path(reference), runtime, steps, json_file)
         return
     require_export_extra()

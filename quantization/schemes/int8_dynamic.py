@@ -3,7 +3,7 @@
 DynamicQuantizeMatMul rounds a whole activation matrix to one scale and multiplies integers. Weights are unsigned: on
 processors without VNNI onnxruntime's kernel for signed ones adds pairs of products in 16 bits, which saturate
 (onnxruntime issue 6004), and a bundle does not know where it will run. Signed ones of 7 bits, which do not, were
-measured no faster there and twice as inexact.
+tried: they lost more and were no faster there.
 """
 
 from __future__ import annotations

@@ -20,7 +20,13 @@ from codegen_edge import contract
 from codegen_edge.bundle import Bundle
 from codegen_edge.errors import BundleError, InvalidInputError, RuntimeUnavailableError
 from codegen_edge.ort_session import load_onnxruntime
-from codegen_edge.runtimes.backends.kv_buffers import KVBuffers, bind_array, check_cache_size
+from codegen_edge.runtimes.backends.kv_buffers import (
+    CACHE_DTYPES,
+    KVBuffers,
+    bind_array,
+    bind_buffers,
+    check_cache_size,
+)
 from codegen_edge.runtimes.backends.ort import OrtRuntime, run_bound, run_options
 from codegen_edge.runtimes.devices import Device
 from codegen_edge.runtimes.devices.cuda import INSTALL, CudaDevice
@@ -29,10 +35,6 @@ from codegen_edge.runtimes.runtime import KVCache, Logits, TokenIds
 NAME = "cuda"
 PROVIDER = "CUDAExecutionProvider"
 _CPU_PROVIDER = "CPUExecutionProvider"
-_CACHE_DTYPES: dict[contract.Compute, type[np.generic]] = {
-    "fp16": np.float16,
-    "bf16": np.uint16,  # its bits: numpy has no bfloat16
-}
 # Of the mask, integers of a few bytes: ONNX Runtime keeps them on the host on purpose. No other node of the graph has
 # one of these operators but the cast of the logits.
 _SHAPE_OPERATORS = {"Shape", "ReduceSum", "Sub", "Cast"}
@@ -253,9 +255,7 @@ class _Recording:
         for name, array in ((contract.INPUT_IDS, self._ids), (contract.ATTENTION_MASK, self._mask)):
             bind_array(binding.bind_input, name, array, self._device, self._shapes[name])
         bind_array(binding.bind_output, contract.LOGITS, self._logits, self._device, self._shapes[contract.LOGITS])
-        for (layer, part), buffer in self.buffers.items():
-            bind_array(binding.bind_input, contract.past_name(layer, part), buffer, self._device)
-            bind_array(binding.bind_output, contract.present_name(layer, part), buffer, self._device)
+        bind_buffers(binding, self.buffers, self._device)
         return binding
 
 
@@ -293,7 +293,7 @@ def open_runtime(
     if cuda_graph:
         settings["enable_cuda_graph"] = "1"
     session = open_device_session(bundle, ort, providers, allow_cpu_nodes=allow_cpu_nodes)
+    dtype = CACHE_DTYPES[bundle.manifest.compute]
     if cuda_graph:
-        dtype = _CACHE_DTYPES[bundle.manifest.compute]
         return GraphRuntime(bundle, session, cache_dtype=dtype, device=device)
-    return OrtRuntime(NAME, bundle, session, cache_dtype=_CACHE_DTYPES[bundle.manifest.compute], device=device)
+    return OrtRuntime(NAME, bundle, session, cache_dtype=dtype, device=device)

@@ -16,6 +16,8 @@ from codegen_edge.model_config import ModelConfig
 from codegen_edge.runtimes.devices import HOST, Device, DeviceArray
 from codegen_edge.runtimes.runtime import KVCache
 
+# Of a float cache, by what the graph computes in; numpy has no bfloat16, so its bits are kept.
+CACHE_DTYPES: dict[contract.Compute, type[np.generic]] = {"fp32": np.float32, "fp16": np.float16, "bf16": np.uint16}
 _BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
 _NOT_OURS = "these keys and values are of another model, or do not fit the cache"
 
@@ -130,10 +132,11 @@ class KVBuffers:
         """ONNX Runtime's binding of some rows' buffers as past and present; made once, kept for later steps."""
         if (rows.start, rows.stop) not in self._bindings:
             binding = session.io_binding()
-            for (layer, part), buffer in self.buffers.items():
-                some = buffer.rows(rows.start, rows.stop)
-                bind_array(binding.bind_input, contract.past_name(layer, part), some, self.device)
-                bind_array(binding.bind_output, contract.present_name(layer, part), some, self.device)
+            bind_buffers(
+                binding,
+                {place: buffer.rows(rows.start, rows.stop) for place, buffer in self.buffers.items()},
+                self.device,
+            )
             self._bindings[rows.start, rows.stop] = binding
         return self._bindings[rows.start, rows.stop]
 
@@ -169,6 +172,13 @@ class KVBuffers:
         # All or none: where the memory does not suffice the cache stays what it was.
         self._bindings.clear()
         self.buffers = made
+
+
+def bind_buffers(binding: Any, buffers: Mapping[tuple[int, contract.KVPart], DeviceArray], device: Device) -> None:
+    """Bind each buffer as its layer's past and present."""
+    for place, buffer in buffers.items():
+        bind_array(binding.bind_input, contract.past_name(*place), buffer, device)
+        bind_array(binding.bind_output, contract.present_name(*place), buffer, device)
 
 
 def bind_array(bind: Any, name: str, array: DeviceArray, device: Device, shape: tuple[int, ...] | None = None) -> None:

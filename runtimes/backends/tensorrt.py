@@ -13,18 +13,13 @@ from numpy.typing import NDArray
 from codegen_edge import contract
 from codegen_edge.bundle import CURRENT_GPU, ENGINE_FILES, Bundle, Engines, Phase
 from codegen_edge.errors import BackendError, BundleError, IntegrityError, InvalidInputError, RuntimeUnavailableError
-from codegen_edge.runtimes.backends.kv_buffers import KVBuffers, check_cache_size
+from codegen_edge.runtimes.backends.kv_buffers import CACHE_DTYPES, KVBuffers, check_cache_size
 from codegen_edge.runtimes.backends.static_step import StaticRuntime
 from codegen_edge.runtimes.devices import Device, DeviceArray
 from codegen_edge.runtimes.runtime import TokenIds
 from codegen_edge.tensorrt_library import TensorRT, load_tensorrt, told_errors
 
 NAME = "tensorrt"
-_CACHE_DTYPES: dict[contract.Compute, type[np.generic]] = {
-    "fp32": np.float32,
-    "fp16": np.float16,
-    "bf16": np.uint16,  # its bits: numpy has no bfloat16
-}
 
 
 class EngineDevice(Device, Protocol):
@@ -66,7 +61,7 @@ class TensorRTRuntime(StaticRuntime):
         self.engines = engines
         self._model = bundle.manifest.model
         self._device = device
-        self._cache_dtype = _CACHE_DTYPES[bundle.manifest.compute]
+        self._cache_dtype = CACHE_DTYPES[bundle.manifest.compute]
         self.chunk = engines.chunk
         self.exclusively = threading.Lock()  # logits stay on the device until they are read
         self._phases: dict[Phase, _EngineRun] | None = {
@@ -108,8 +103,7 @@ class TensorRTRuntime(StaticRuntime):
         if self._phases is None:
             raise BackendError("the tensorrt runtime was closed")
         phase: Phase = "decode" if token_ids.shape[1] == 1 else "prefill"
-        run = self._phases["prefill" if self.engines.chunk == 1 else phase]
-        return run(token_ids, cache, past_length)
+        return self._phases[phase](token_ids, cache, past_length)
 
     def _num_new(self) -> dict[Phase, int]:
         return {"prefill": self.engines.chunk, "decode": 1}

@@ -324,3 +324,24 @@ def test_built_bundle_is_verified_against_what_it_was_built_of(
         verify.verify_built(tiny_bundle, tiny_bundle)
     with pytest.raises(BundleError, match="--reference BUNDLE"):
         verify.verify_bundle(half, open_checkpoint(tiny_checkpoint))
+
+
+def test_command_line_verifies_what_was_built(
+    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from codegen_edge.evaluation import verify
+
+    half = build_half(tiny_bundle, tmp_path / "half")
+    command = ["verify", half.path, "--reference", tiny_bundle.path]
+    code, told = run(*command, "--offline")
+    assert (code, "--offline are of a hub id" in told) == (1, True), told
+    monkeypatch.setattr(
+        verify,
+        "open_runtime",
+        lambda name, bundle: on_the_cpu(bundle) if name == "cuda" else open_runtime(name, bundle),
+    )
+    code, told = run(*command, "--json", tmp_path / "report.json")
+    assert (code, "is equal to" in told) == (0, True), told
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert (report["runtime"], report["reference"]["sha256"]) == ("cuda", tiny_bundle.fingerprint)
+    assert "equal on cuda" in " ".join(run("inspect", half.path)[1].split())
