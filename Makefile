@@ -20,7 +20,7 @@ install: $(STAMP) ## set up .venv with everything that development needs
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	for room in $(ROOMS); do ln -sfn ../$$room codegen_edge/$$room; done
+	for room in $(ROOMS); do ln -sfn ../../$$room src/codegen_edge/$$room; done
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $(STAMP)
@@ -51,7 +51,7 @@ bench: $(STAMP) ## measure export memory, 350M parity, quantization and generati
 
 $(GPU_STAMP): pyproject.toml
 	$(PYTHON) -m venv $(GPU_VENV)
-	for room in $(ROOMS); do ln -sfn ../$$room codegen_edge/$$room; done
+	for room in $(ROOMS); do ln -sfn ../../$$room src/codegen_edge/$$room; done
 	$(GPU_VENV)/bin/python -m pip install --quiet torch
 	$(GPU_VENV)/bin/python -m pip install --quiet --editable '.[cuda,$(TENSORRT),test]'
 	touch $(GPU_STAMP)
@@ -73,4 +73,4 @@ wheel: $(STAMP) ## build dist/*.whl
 
 clean: ## remove what the targets made, but for .train, the state of a long training
 	rm -rf $(VENV) $(GPU_VENV) build dist *.egg-info .interop .demo* .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	rm -f $(addprefix codegen_edge/,$(ROOMS))
+	rm -f $(addprefix src/codegen_edge/,$(ROOMS))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import types
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -16,11 +15,42 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from codegen_edge.exporter.checkpoint import Checkpoint
+from codegen_edge.model_config import ModelConfig
 
 OPSET = 21  # the newest that transformers.js, OpenVINO and onnxruntime-genai all read
 _TANH_GELU = {"gelu_new", "gelu_fast", "gelu_pytorch_tanh"}
 
-AttentionForward = Callable[..., tuple[torch.Tensor, None]]
+Attend = Callable[["CachedAttention", torch.Tensor], torch.Tensor]
+"""What stands between the two projections of an attention: (the module, qkv [B, T, 3*H*D]) -> [B, T, H*D]."""
+
+
+class CachedAttention(nn.Module):
+    """Stands in for transformers' CodeGenAttention, and takes nothing of it but its two projections.
+
+    transformers renames what it hands to its attention (`layer_past` became `cache` in 5.24). So the past comes from
+    the wrapper that is traced, through `inputs`, and of transformers' arguments only the hidden states are read.
+
+    Args:
+        projections: a CodeGenAttention; in the graph its qkv_proj gives plain [Q, K, V] (see layout.py).
+        layer: number of the block.
+        config: the model's shape.
+        attend: computes attention over `inputs`.
+        inputs: shared by all blocks of a model; whoever calls the model puts the graph's inputs there.
+    """
+
+    def __init__(
+        self, projections: Any, layer: int, config: ModelConfig, attend: Attend, inputs: dict[str, Any]
+    ) -> None:
+        super().__init__()
+        self.qkv_proj, self.out_proj = projections.qkv_proj, projections.out_proj
+        self.layer = layer
+        self.config = config
+        self.attend = attend
+        self.inputs = inputs
+
+    def forward(self, hidden_states: torch.Tensor, *_: Any, **__: Any) -> tuple[torch.Tensor, None]:
+        """[B, T, H*D] to [B, T, H*D]; transformers takes a pair, of which the second is the weights."""
+        return self.out_proj(self.attend(self, self.qkv_proj(hidden_states))), None
 
 
 def transformers_config(checkpoint: Checkpoint) -> Any:
@@ -31,8 +61,8 @@ def transformers_config(checkpoint: Checkpoint) -> Any:
     return CodeGenConfig(**fields, attn_implementation="eager")
 
 
-def fake_causal_lm(checkpoint: Checkpoint, attention: AttentionForward) -> Any:
-    """`CodeGenForCausalLM` with every attention's forward swapped; call it under `FakeTensorMode`.
+def fake_causal_lm(checkpoint: Checkpoint, attend: Attend, inputs: dict[str, Any]) -> Any:
+    """`CodeGenForCausalLM` with every attention swapped; call it under `FakeTensorMode`.
 
     Its tanh-form GELU is swapped for torch's, which computes the same formula and traces to one operator.
     """
@@ -41,11 +71,22 @@ def fake_causal_lm(checkpoint: Checkpoint, attention: AttentionForward) -> Any:
     config = transformers_config(checkpoint)
     config.tie_word_embeddings = False  # tied heads are stored twice: Gather and MatMul want two layouts
     model = CodeGenForCausalLM(config).eval()
-    for block in model.transformer.h:
-        block.attn.forward = types.MethodType(attention, block.attn)
+    for layer, block in enumerate(model.transformer.h):
+        block.attn = CachedAttention(block.attn, layer, checkpoint.model, attend, inputs)
         if config.activation_function in _TANH_GELU:
             block.mlp.act = nn.GELU(approximate="tanh")
     return model
+
+
+def call_without_cache(model: Any, input_ids: torch.Tensor) -> Any:
+    """Call a CodeGenModel or CodeGenForCausalLM whose attentions know their past themselves."""
+    return model(
+        input_ids,
+        use_cache=False,
+        position_ids=torch.zeros_like(input_ids),
+        # Four axes: transformers takes it for a finished mask, and the swapped attention ignores it.
+        attention_mask=torch.zeros(1, 1, 1, 1),
+    )
 
 
 def trace(make_call: Callable[[], tuple[nn.Module, tuple[Any, ...], Any]]) -> ir.Model:

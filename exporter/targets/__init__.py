@@ -9,6 +9,7 @@ from typing import Any, Protocol, cast
 import onnx_ir as ir
 
 from codegen_edge import contract
+from codegen_edge.dependencies import incompatible_as_error
 from codegen_edge.errors import InvalidInputError
 from codegen_edge.exporter.checkpoint import Checkpoint
 
@@ -41,9 +42,16 @@ class BuildGraph(Protocol):
 
 
 def build_graph(checkpoint: Checkpoint, *, task: contract.Task, target: contract.Target) -> TargetGraph:
-    """Trace a checkpoint's model, without weights, into the graph of `target`."""
+    """Trace a checkpoint's model, without weights, into the graph of `target`.
+
+    Raises:
+        InvalidInputError: there is no such target.
+        UnsupportedModelError: the target cannot hold this model.
+        IncompatibleVersionError: an installed library traces it no longer, or not yet.
+    """
     if target not in TARGETS:
         raise InvalidInputError(f"there is no target {target!r}; there are: {', '.join(TARGETS)}")
     module, _, function = TARGETS[target].partition(":")
     build = cast(BuildGraph, getattr(importlib.import_module(module), function))
-    return build(checkpoint, task)
+    with incompatible_as_error("tracing the model", "transformers", "torch", "onnxscript", "onnx-ir"):
+        return build(checkpoint, task)

@@ -6,7 +6,7 @@ Operator: https://github.com/microsoft/onnxruntime/blob/main/docs/ContribOperato
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -17,7 +17,7 @@ from codegen_edge.exporter import graph as graphs
 from codegen_edge.exporter.checkpoint import Checkpoint
 from codegen_edge.exporter.targets import TargetGraph
 from codegen_edge.exporter.targets.rotary import rotary_tables
-from codegen_edge.exporter.trace import fake_causal_lm, trace
+from codegen_edge.exporter.trace import CachedAttention, call_without_cache, fake_causal_lm, trace
 from codegen_edge.model_config import ModelConfig
 
 # group_query_attention_helper.h: with rotary, head_size is a multiple of 16 and the tables' width one of 8.
@@ -38,7 +38,9 @@ def build_graph(checkpoint: Checkpoint, task: contract.Task) -> TargetGraph:
     has_cache = task == "text-generation"
 
     def make_call() -> tuple[nn.Module, tuple[Any, ...], Any]:
-        module = _Wrapper(fake_causal_lm(checkpoint, _group_query_attention), config, has_cache=has_cache)
+        inputs: dict[str, Any] = {}
+        causal_lm = fake_causal_lm(checkpoint, _group_query_attention, inputs)
+        module = _Wrapper(causal_lm, config, inputs, has_cache=has_cache)
         # Example sizes that differ from one another, so that no two axes are taken for one.
         batch_size, num_new, num_past = 2, 3, 7
         batch, new, past = (torch.export.Dim(name) for name in ("batch", "new", "past"))
@@ -62,24 +64,14 @@ def build_graph(checkpoint: Checkpoint, task: contract.Task) -> TargetGraph:
     return TargetGraph(model=model, transposed=transposed, computed=rotary_tables(config))
 
 
-class _Past:
-    """What transformers' forward sees as its cache: the graph's inputs, and a place for its outputs."""
-
-    def __init__(self, buffers: Any, shared: tuple[Any, ...], num_layers: int) -> None:
-        self.buffers = buffers or [(None, None)] * num_layers
-        self.shared = shared
-        self.present: list[tuple[torch.Tensor, torch.Tensor]] = []
-
-    def get_seq_length(self, *_: Any) -> int:
-        return 0  # positions come from the mask, inside the operator
-
-
 class _Wrapper(nn.Module):
     """The graph's signature around CodeGenForCausalLM."""
 
-    def __init__(self, model: Any, config: ModelConfig, *, has_cache: bool) -> None:
+    def __init__(self, model: Any, config: ModelConfig, inputs: dict[str, Any], *, has_cache: bool) -> None:
         super().__init__()
         self.model = model
+        self.num_layers = config.num_layers
+        self.inputs = inputs
         self.has_cache = has_cache
         shape = (config.context_length, config.rotary_dim // 2)
         self.register_buffer("rotary_cos", torch.empty(shape))
@@ -92,45 +84,38 @@ class _Wrapper(nn.Module):
             "::Shape", [attention_mask], attrs={"start": 1, "end": 2}, dtype=torch.int64, shape=[1]
         )
         total = torch.onnx.ops.symbolic("::Cast", [span], attrs={"to": _INT32}, dtype=torch.int32, shape=[1])
-        shared = (seqlens_k, total, self.rotary_cos, self.rotary_sin)
-        past = _Past(buffers, shared, len(self.model.transformer.h))
-        arguments = {
-            "past_key_values": past,
-            "use_cache": True,
-            "position_ids": torch.zeros_like(input_ids),
-            # Four axes: transformers takes it for a finished mask, and the swapped attention ignores it.
-            "attention_mask": torch.zeros(1, 1, 1, 1),
-            "return_dict": True,
-        }
+        present: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.inputs.update(
+            past=buffers or [(None, None)] * self.num_layers,
+            shared=[seqlens_k, total, self.rotary_cos, self.rotary_sin],
+            present=present,
+        )
         if self.has_cache:
-            return self.model(input_ids, **arguments).logits, past.present
-        return self.model.transformer(input_ids, **arguments).last_hidden_state
+            return call_without_cache(self.model, input_ids).logits, present
+        return call_without_cache(self.model.transformer, input_ids).last_hidden_state
 
 
-def _group_query_attention(
-    self: Any, hidden_states: torch.Tensor, layer_past: _Past, **_: Any
-) -> tuple[torch.Tensor, None]:
-    """Stands in for CodeGenAttention.forward. Its qkv_proj gives plain [Q, K, V] in the graph (see layout.py)."""
-    qkv = self.qkv_proj(hidden_states)  # [B, T, 3*H*D]
-    key, value = layer_past.buffers[self.layer_idx]
-    batch_size, num_new = hidden_states.shape[:2]
-    shape = (batch_size, self.num_attention_heads, num_new, self.head_dim) if key is None else key.shape
+def _group_query_attention(attention: CachedAttention, qkv: torch.Tensor) -> torch.Tensor:
+    config, inputs = attention.config, attention.inputs
+    key, value = inputs["past"][attention.layer]
+    batch_size, num_new = qkv.shape[:2]
+    shape = (batch_size, config.num_heads, num_new, config.head_dim) if key is None else key.shape
     attended, present_key, present_value = torch.onnx.ops.symbolic_multi_out(
         "com.microsoft::GroupQueryAttention",
-        [qkv, None, None, key, value, *layer_past.shared],
+        [qkv, None, None, key, value, *inputs["shared"]],
         attrs={
-            "num_heads": self.num_attention_heads,
-            "kv_num_heads": self.num_attention_heads,
+            "num_heads": config.num_heads,
+            "kv_num_heads": config.num_heads,
             "do_rotary": 1,
             "rotary_interleaved": 1,  # pairs (0, 1), (2, 3), …: rotate_every_two
-            "scale": 1 / math.sqrt(self.head_dim),
+            "scale": 1 / math.sqrt(config.head_dim),
         },
         dtypes=[qkv.dtype] * 3,
-        shapes=[hidden_states.shape, shape, shape],
+        shapes=[(batch_size, num_new, config.hidden_size), shape, shape],
         version=1,
     )
-    layer_past.present.append((present_key, present_value))
-    return self.out_proj(attended), None
+    inputs["present"].append((present_key, present_value))
+    return cast(torch.Tensor, attended)
 
 
 def _name_graph(graph: Any, config: ModelConfig, *, has_cache: bool) -> None:

@@ -8,6 +8,7 @@ present of its own), and ONNX Runtime's CPU provider computes the very same grap
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from codegen_edge.exporter import graph as graphs
 from codegen_edge.exporter.checkpoint import Checkpoint
 from codegen_edge.exporter.targets import TargetGraph
 from codegen_edge.exporter.targets.rotary import rotary_tables
-from codegen_edge.exporter.trace import fake_causal_lm, trace
+from codegen_edge.exporter.trace import CachedAttention, call_without_cache, fake_causal_lm, trace
 from codegen_edge.model_config import ModelConfig
 
 _OPSET = 24  # TensorScatter's first
@@ -34,7 +35,8 @@ def build_graph(checkpoint: Checkpoint, task: contract.Task) -> TargetGraph:
     config = checkpoint.model
 
     def make_call() -> tuple[nn.Module, tuple[Any, ...], Any]:
-        module = _Wrapper(fake_causal_lm(checkpoint, _static_attention), config)
+        inputs: dict[str, Any] = {}
+        module = _Wrapper(fake_causal_lm(checkpoint, _static_attention, inputs), config, inputs)
         # Example sizes that differ from one another, so that no two axes are taken for one.
         batch_size, num_new, capacity = 2, 3, 11
         batch, new, held = (torch.export.Dim(name) for name in ("batch", "new", "capacity"))
@@ -54,24 +56,13 @@ def build_graph(checkpoint: Checkpoint, task: contract.Task) -> TargetGraph:
     return TargetGraph(model=model, transposed=transposed, computed=rotary_tables(config))
 
 
-class _Past:
-    """What transformers' forward sees as its cache."""
-
-    def __init__(self, buffers: Any, shared: dict[str, Any]) -> None:
-        self.buffers = buffers
-        self.shared = shared
-        self.present: list[tuple[torch.Tensor, torch.Tensor]] = []
-
-    def get_seq_length(self, *_: Any) -> int:
-        return 0  # positions come from the past lengths
-
-
 class _Wrapper(nn.Module):
     """The graph's signature around CodeGenForCausalLM."""
 
-    def __init__(self, model: Any, config: ModelConfig) -> None:
+    def __init__(self, model: Any, config: ModelConfig, inputs: dict[str, Any]) -> None:
         super().__init__()
         self.model = model
+        self.inputs = inputs
         self.last_position = config.context_length - 1
         shape = (config.context_length, config.rotary_dim // 2)
         self.register_buffer("rotary_cos", torch.empty(shape))
@@ -82,64 +73,54 @@ class _Wrapper(nn.Module):
         # Padding may stand beyond the context; its positions only have to be in the tables.
         positions = past_length[:, None] + torch.arange(input_ids.shape[1])  # [B, T]
         places = torch.arange(buffers[0][0].shape[2])  # [C]
-        mask = places[None, None, None, :] <= positions[:, None, :, None]  # [B, 1, T, C]
-        shared: dict[str, Any] = {
-            "past_length": past_length,
-            "positions": positions.clamp(max=self.last_position),
-            "mask": mask,
-            "cos": self.rotary_cos,
-            "sin": self.rotary_sin,
-        }
-        past = _Past(buffers, shared)
-        logits = self.model(
-            input_ids,
-            past_key_values=past,
-            use_cache=True,
-            position_ids=torch.zeros_like(input_ids),
-            # Four axes: transformers takes it for a finished mask, and the swapped attention ignores it.
-            attention_mask=torch.zeros(1, 1, 1, 1),
-            return_dict=True,
-        ).logits
-        return logits, past.present
+        present: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self.inputs.update(
+            past=buffers,
+            past_length=past_length,
+            mask=places[None, None, None, :] <= positions[:, None, :, None],  # [B, 1, T, C]
+            positions=positions.clamp(max=self.last_position),
+            cos=self.rotary_cos,
+            sin=self.rotary_sin,
+            present=present,
+        )
+        return call_without_cache(self.model, input_ids).logits, present
 
 
-def _static_attention(self: Any, hidden_states: torch.Tensor, layer_past: _Past, **_: Any) -> tuple[torch.Tensor, None]:
-    """Stands in for CodeGenAttention.forward. Its qkv_proj gives plain [Q, K, V] in the graph (see layout.py)."""
-    batch_size, num_new, hidden_size = hidden_states.shape
-    heads = (batch_size, num_new, self.num_attention_heads, self.head_dim)
-    qkv = self.qkv_proj(hidden_states)
+def _static_attention(attention: CachedAttention, qkv: torch.Tensor) -> torch.Tensor:
+    config, inputs = attention.config, attention.inputs
+    batch_size, num_new = qkv.shape[:2]
+    heads = (batch_size, num_new, config.num_heads, config.head_dim)
     parts = torch.onnx.ops.symbolic_multi_out(
         "::Split",
         [qkv],
         attrs={"axis": 2, "num_outputs": 3},
         dtypes=[qkv.dtype] * 3,
-        shapes=[hidden_states.shape] * 3,
+        shapes=[(batch_size, num_new, config.hidden_size)] * 3,
     )
     query, key, value = (part.reshape(heads).transpose(1, 2) for part in parts)  # [B, H, T, D]
-    shared = layer_past.shared
-    query, key = (_rotated(self, part, shared) for part in (query, key))
-    past_key, past_value = layer_past.buffers[self.layer_idx]
+    query, key = (_rotated(part, config, inputs) for part in (query, key))
+    past_key, past_value = inputs["past"][attention.layer]
     present_key, present_value = (
-        _operator("TensorScatter", [past, new, shared["past_length"]], {"axis": 2}, past)
+        _operator("TensorScatter", [past, new, inputs["past_length"]], {"axis": 2}, past)
         for past, new in ((past_key, key), (past_value, value))
     )
-    layer_past.present.append((present_key, present_value))
+    inputs["present"].append((present_key, present_value))
     attended = _operator(
         "Attention",
-        [query, present_key, present_value, shared["mask"]],
-        {"scale": 1 / math.sqrt(self.head_dim)},
+        [query, present_key, present_value, inputs["mask"]],
+        {"scale": 1 / math.sqrt(config.head_dim)},
         query,
     )
-    return self.out_proj(attended.transpose(1, 2).reshape(batch_size, num_new, hidden_size)), None
+    return attended.transpose(1, 2).reshape(batch_size, num_new, config.hidden_size)
 
 
-def _rotated(self: Any, part: torch.Tensor, shared: dict[str, Any]) -> torch.Tensor:
-    attributes = {"interleaved": 1, "rotary_embedding_dim": self.rotary_dim}  # pairs (0, 1), (2, 3), …
-    return _operator("RotaryEmbedding", [part, shared["cos"], shared["sin"], shared["positions"]], attributes, part)
+def _rotated(part: torch.Tensor, config: ModelConfig, inputs: dict[str, Any]) -> torch.Tensor:
+    attributes = {"interleaved": 1, "rotary_embedding_dim": config.rotary_dim}  # pairs (0, 1), (2, 3), …
+    return _operator("RotaryEmbedding", [part, inputs["cos"], inputs["sin"], inputs["positions"]], attributes, part)
 
 
 def _operator(
-    name: str, inputs: list[torch.Tensor], attributes: dict[str, int | float], like: torch.Tensor
+    name: str, inputs: list[torch.Tensor], attributes: Mapping[str, int | float], like: torch.Tensor
 ) -> torch.Tensor:
     """An ONNX operator whose result has the shape and dtype of `like`."""
     result: torch.Tensor = torch.onnx.ops.symbolic(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any
@@ -14,6 +15,8 @@ from codegen_edge.errors import BackendError, CancelledError, InvalidInputError
 from codegen_edge.model_config import ModelConfig
 from codegen_edge.runtimes.runtime import KVCache, Logits, TokenIds
 from codegen_edge.runtimes.step_input import check_step
+
+_CACHE_ARGUMENTS = ("cache", "past_key_values")  # of transformers from 5.24 on, and before
 
 
 class ReferenceCache:
@@ -94,6 +97,8 @@ class ReferenceRuntime:
     def __init__(self, model: Any, config: ModelConfig) -> None:
         self.config = config
         self._model = model
+        arguments = inspect.signature(model.forward).parameters
+        self._cache_argument = next((name for name in _CACHE_ARGUMENTS if name in arguments), _CACHE_ARGUMENTS[0])
 
     def new_cache(self, batch_size: int, capacity: int) -> ReferenceCache:
         """Empty caches; `capacity` is a limit, nothing is allocated."""
@@ -126,8 +131,8 @@ class ReferenceRuntime:
             with torch.inference_mode():
                 output = self._model(
                     input_ids=torch.from_numpy(token_ids[row : row + 1, :count]),
-                    past_key_values=cache.rows[row],
                     use_cache=True,
+                    **{self._cache_argument: cache.rows[row]},
                     logits_to_keep=0 if all_logits else 1,
                 )
             row_logits = output.logits[0].float().numpy()

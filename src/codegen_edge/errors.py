@@ -10,6 +10,7 @@
     │   └── IntegrityError         a bundle's bytes are not the bytes that were exported
     ├── NumericsError              weights or logits are NaN or infinite
     ├── RuntimeUnavailableError    the runtime that was asked for cannot be had here
+    │   └── IncompatibleVersionError  a library is too old or too new
     ├── BackendError               a runtime failed while it ran
     ├── StorageError               writing failed: disk full, no permission
     ├── ParityError                a bundle is not equal to its reference
@@ -72,6 +73,10 @@ class RuntimeUnavailableError(CodegenEdgeError):
     """The runtime that was asked for cannot be had on this machine; no other one is tried."""
 
     exit_code = 2
+
+
+class IncompatibleVersionError(RuntimeUnavailableError):
+    """An installed library is of a version that codegen-edge cannot work with."""
 
 
 class BackendError(CodegenEdgeError):

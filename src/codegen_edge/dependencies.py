@@ -1,0 +1,129 @@
+"""The packages that codegen-edge stands on: how to install them, which versions are meant, which were proved.
+
+The ranges are read from the installed metadata, so pyproject.toml is the only place that states them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import json
+import os
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+from codegen_edge.errors import CodegenEdgeError, IncompatibleVersionError, RuntimeUnavailableError
+
+PROJECT = "codegen-edge"
+# What `pip install` takes. codegen-edge is on no package index yet, so this names the folder of a clone; a release
+# changes it to PROJECT.
+INSTALL_SOURCE = "."
+
+_PROVED_FILE = Path(__file__).with_name("proved_versions.json")  # written by `python -m benchmarks.compatibility`
+_MOST_MESSAGE = 200  # characters of another library's message that an error of ours repeats
+
+
+def install_command(*extras: str) -> str:
+    """The command that installs codegen-edge with `extras`, as it works today."""
+    command = f'pip install "{INSTALL_SOURCE}[{",".join(extras)}]"'
+    return f"{command} (in a clone of {PROJECT})" if INSTALL_SOURCE == "." else command
+
+
+def installed_version(package: str) -> str | None:
+    """Version of an installed distribution, None when it is not there."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def supported_range(package: str) -> SpecifierSet:
+    """The versions of `package` that pyproject.toml admits, of all extras together; empty where it names none."""
+    return _ranges().get(canonicalize_name(package), SpecifierSet())
+
+
+def require_versions(*packages: str) -> None:
+    """Check installed versions against the ranges that codegen-edge declares.
+
+    Raises:
+        IncompatibleVersionError: one is outside of its range; says both, and the command that changes it.
+    """
+    for package in packages:
+        version, supported = installed_version(package), supported_range(package)
+        if version is not None and not supported.contains(version, prereleases=True):
+            raise IncompatibleVersionError(
+                f"{package} {version} is installed, {PROJECT} works with {package} {supported}: "
+                f'pip install "{package}{supported}"'
+            )
+
+
+def proved_versions() -> dict[str, list[str]]:
+    """By package, every version with which the main job was run from end to end, oldest first."""
+    proved: dict[str, list[str]] = json.loads(_PROVED_FILE.read_text())
+    return proved
+
+
+@contextlib.contextmanager
+def incompatible_as_error(what: str, *packages: str) -> Iterator[None]:
+    """Turn an exception of another library into IncompatibleVersionError, which names versions.
+
+    A library that changed below us fails in whatever way it likes: TypeError, AttributeError, its own classes.
+
+    Args:
+        what: the work that fails, for the message.
+        packages: distributions that it needs.
+
+    Raises:
+        IncompatibleVersionError: something other than an error of codegen-edge was raised.
+    """
+    try:
+        yield
+    except (CodegenEdgeError, OSError, MemoryError):
+        raise
+    except Exception as exc:
+        found = ", ".join(f"{package} {installed_version(package)}" for package in packages)
+        proved = proved_versions()
+        ranges = "; ".join(
+            f"{package} {proved[package][0]} to {proved[package][-1]}" for package in packages if package in proved
+        )
+        message = " ".join(str(exc).split())[:_MOST_MESSAGE]
+        raise IncompatibleVersionError(
+            f"{what} failed with {found} ({type(exc).__name__}: {message}). Proved are {ranges}; install one of these "
+            f"versions, or report this with the output of {PROJECT} --debug"
+        ) from exc
+
+
+def disable_telemetry() -> None:
+    """Switch off the telemetry of the libraries that we import, unless the environment says otherwise.
+
+    onnxruntime (from 1.32) writes a database below the user's cache folder and looks up a host of its maker, and
+    reads ORT_DISABLE_TELEMETRY while it is imported. A value that the user has set stays: `ORT_DISABLE_TELEMETRY=0`
+    opts in.
+    """
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+
+def require_installed(package: str, *extras: str) -> None:
+    """Raise RuntimeUnavailableError, with the command that installs `extras`, where `package` is missing."""
+    if installed_version(package) is None:
+        raise RuntimeUnavailableError(f"this needs {package}: {install_command(*extras)}")
+
+
+@cache
+def _ranges() -> dict[str, SpecifierSet]:
+    ranges: dict[str, SpecifierSet] = {}
+    try:
+        stated = importlib.metadata.requires(PROJECT) or []
+    except importlib.metadata.PackageNotFoundError:
+        return {}  # packed into an application without metadata: there is no range to hold it to
+    for text in stated:
+        requirement = Requirement(text)
+        name = canonicalize_name(requirement.name)
+        ranges[name] = ranges.get(name, SpecifierSet()) & requirement.specifier
+    return ranges
