@@ -3,25 +3,34 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# One release everywhere: the newest one's default build brings gigabytes of CUDA.
+TORCH := torch==2.13.0
 # A GPU's packages in an environment of their own: onnxruntime and onnxruntime-gpu share one import folder.
 GPU_VENV ?= .venv-gpu
 GPU_STAMP := $(GPU_VENV)/.installed
 # tensorrt-rtx, whose wheels lie on the Python index, or tensorrt.
 TENSORRT ?= tensorrt-rtx
+# The main job on other versions: the lowest that pyproject.toml admits, and whatever is newest today.
+OLDEST_VENV ?= .venv-oldest
+NEWEST_VENV ?= .venv-newest
+COMPATIBILITY := $(PYTHON) -m benchmarks.compatibility
+# Deprecations of a release that came out today are shown, and fail nothing.
+MAIN_JOB := -m pytest -W default tests/test_main_job.py
 ROOMS := exporter runtimes quantization evaluation checkpoints
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo train test lint typecheck bench test-gpu bench-gpu interop wheel clean
+.PHONY: help install demo train test test-oldest test-newest compatibility constraints lint typecheck bench test-gpu \
+	bench-gpu interop wheel release-check clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
 
 install: $(STAMP) ## set up .venv with everything that development needs
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	for room in $(ROOMS); do ln -sfn ../../$$room src/codegen_edge/$$room; done
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(TORCH)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $(STAMP)
 
@@ -30,6 +39,32 @@ demo: $(STAMP) ## export the trained checkpoint, prove it equal, quantize it, ge
 
 test: $(STAMP) ## run the test suite
 	$(BIN)/python -m pytest
+
+test-oldest: ## the main job on the lowest versions that pyproject.toml admits, in .venv-oldest
+	rm -rf build
+	$(PYTHON) -m venv --clear $(OLDEST_VENV)
+	$(COMPATIBILITY) lowest > $(OLDEST_VENV)/requirements.txt
+	$(OLDEST_VENV)/bin/python -m pip install --quiet --requirement $(OLDEST_VENV)/requirements.txt '.[cpu,test]'
+	$(OLDEST_VENV)/bin/python $(MAIN_JOB)
+
+test-newest: ## the main job on the newest versions of the day, in .venv-newest
+	rm -rf build
+	$(PYTHON) -m venv --clear $(NEWEST_VENV)
+	$(NEWEST_VENV)/bin/python -m pip install --quiet '.[cpu,test]'
+	$(NEWEST_VENV)/bin/python $(MAIN_JOB)
+
+compatibility: test-oldest test-newest ## both, and the versions into benchmarks/results and docs/compatibility.md
+	$(OLDEST_VENV)/bin/python -m benchmarks.compatibility run oldest
+	$(NEWEST_VENV)/bin/python -m benchmarks.compatibility run newest
+	$(COMPATIBILITY) write
+
+constraints: ## write constraints.txt anew: the newest versions of everything that `make install` installs
+	rm -rf build
+	$(PYTHON) -m venv --clear .venv-constraints
+	.venv-constraints/bin/python -m pip install --quiet $(TORCH)
+	.venv-constraints/bin/python -m pip install --quiet '.[dev]'
+	$(PYTHON) -m benchmarks.constraints .venv-constraints/bin/python > constraints.txt
+	rm -rf .venv-constraints
 
 lint: $(STAMP) ## check style and formatting
 	$(BIN)/ruff check .
@@ -68,9 +103,13 @@ interop: $(STAMP) ## generate from one bundle with optimum-onnx and transformers
 	$(BIN)/python -m benchmarks.interop.run
 
 wheel: $(STAMP) ## build dist/*.whl
+	rm -rf build
 	$(BIN)/python -m build --wheel
 	@ls dist
 
+release-check: $(STAMP) ## build sdist and wheel, check them, run README's tour in an empty environment
+	$(BIN)/python -m benchmarks.release_check
+
 clean: ## remove what the targets made, but for .train, the state of a long training
-	rm -rf $(VENV) $(GPU_VENV) build dist *.egg-info .interop .demo* .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(GPU_VENV) $(OLDEST_VENV) $(NEWEST_VENV) .venv-constraints build dist *.egg-info .interop .demo* .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	rm -f $(addprefix src/codegen_edge/,$(ROOMS))

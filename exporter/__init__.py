@@ -4,6 +4,12 @@ The names under which the CodeGen documentation knows the model stay usable here
 CodeGenConfig, CodeGenTokenizer, CodeGenTokenizerFast, CodeGenModel, CodeGenForCausalLM.
 """
 
+from codegen_edge.dependencies import EXPORT_PACKAGES, disable_telemetry, require_versions
+
+require_versions(*EXPORT_PACKAGES)
+disable_telemetry()
+
+# Not before the versions are known to fit: an import that fails in the middle names neither.
 from transformers import CodeGenConfig, CodeGenForCausalLM, CodeGenModel
 
 from codegen_edge.exporter.checkpoint import Checkpoint, open_checkpoint

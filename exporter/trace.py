@@ -7,6 +7,7 @@ import io
 import logging
 import warnings
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import onnx_ir as ir
@@ -24,6 +25,17 @@ Attend = Callable[["CachedAttention", torch.Tensor], torch.Tensor]
 """What stands between the two projections of an attention: (the module, qkv [B, T, 3*H*D]) -> [B, T, H*D]."""
 
 
+class GraphInputs(SimpleNamespace):
+    """The traced graph's inputs as attributes, and `present`, where blocks leave their keys and values.
+
+    No dict: torch.export looks into the dicts of a module for tensors that its forward assigned, and refuses them.
+    """
+
+    def set(self, **values: Any) -> None:
+        """Put values in place of those of the last call."""
+        self.__dict__.update(values)
+
+
 class CachedAttention(nn.Module):
     """Stands in for transformers' CodeGenAttention, and takes nothing of it but its two projections.
 
@@ -38,9 +50,7 @@ class CachedAttention(nn.Module):
         inputs: shared by all blocks of a model; whoever calls the model puts the graph's inputs there.
     """
 
-    def __init__(
-        self, projections: Any, layer: int, config: ModelConfig, attend: Attend, inputs: dict[str, Any]
-    ) -> None:
+    def __init__(self, projections: Any, layer: int, config: ModelConfig, attend: Attend, inputs: GraphInputs) -> None:
         super().__init__()
         self.qkv_proj, self.out_proj = projections.qkv_proj, projections.out_proj
         self.layer = layer
@@ -61,7 +71,7 @@ def transformers_config(checkpoint: Checkpoint) -> Any:
     return CodeGenConfig(**fields, attn_implementation="eager")
 
 
-def fake_causal_lm(checkpoint: Checkpoint, attend: Attend, inputs: dict[str, Any]) -> Any:
+def fake_causal_lm(checkpoint: Checkpoint, attend: Attend, inputs: GraphInputs) -> Any:
     """`CodeGenForCausalLM` with every attention swapped; call it under `FakeTensorMode`.
 
     Its tanh-form GELU is swapped for torch's, which computes the same formula and traces to one operator.

@@ -17,7 +17,7 @@ from codegen_edge.exporter import graph as graphs
 from codegen_edge.exporter.checkpoint import Checkpoint
 from codegen_edge.exporter.targets import TargetGraph
 from codegen_edge.exporter.targets.rotary import rotary_tables
-from codegen_edge.exporter.trace import CachedAttention, call_without_cache, fake_causal_lm, trace
+from codegen_edge.exporter.trace import CachedAttention, GraphInputs, call_without_cache, fake_causal_lm, trace
 from codegen_edge.model_config import ModelConfig
 
 # group_query_attention_helper.h: with rotary, head_size is a multiple of 16 and the tables' width one of 8.
@@ -38,7 +38,7 @@ def build_graph(checkpoint: Checkpoint, task: contract.Task) -> TargetGraph:
     has_cache = task == "text-generation"
 
     def make_call() -> tuple[nn.Module, tuple[Any, ...], Any]:
-        inputs: dict[str, Any] = {}
+        inputs = GraphInputs()
         causal_lm = fake_causal_lm(checkpoint, _group_query_attention, inputs)
         module = _Wrapper(causal_lm, config, inputs, has_cache=has_cache)
         # Example sizes that differ from one another, so that no two axes are taken for one.
@@ -67,7 +67,7 @@ def build_graph(checkpoint: Checkpoint, task: contract.Task) -> TargetGraph:
 class _Wrapper(nn.Module):
     """The graph's signature around CodeGenForCausalLM."""
 
-    def __init__(self, model: Any, config: ModelConfig, inputs: dict[str, Any], *, has_cache: bool) -> None:
+    def __init__(self, model: Any, config: ModelConfig, inputs: GraphInputs, *, has_cache: bool) -> None:
         super().__init__()
         self.model = model
         self.num_layers = config.num_layers
@@ -85,7 +85,7 @@ class _Wrapper(nn.Module):
         )
         total = torch.onnx.ops.symbolic("::Cast", [span], attrs={"to": _INT32}, dtype=torch.int32, shape=[1])
         present: list[tuple[torch.Tensor, torch.Tensor]] = []
-        self.inputs.update(
+        self.inputs.set(
             past=buffers or [(None, None)] * self.num_layers,
             shared=[seqlens_k, total, self.rotary_cos, self.rotary_sin],
             present=present,
@@ -97,12 +97,12 @@ class _Wrapper(nn.Module):
 
 def _group_query_attention(attention: CachedAttention, qkv: torch.Tensor) -> torch.Tensor:
     config, inputs = attention.config, attention.inputs
-    key, value = inputs["past"][attention.layer]
+    key, value = inputs.past[attention.layer]
     batch_size, num_new = qkv.shape[:2]
     shape = (batch_size, config.num_heads, num_new, config.head_dim) if key is None else key.shape
     attended, present_key, present_value = torch.onnx.ops.symbolic_multi_out(
         "com.microsoft::GroupQueryAttention",
-        [qkv, None, None, key, value, *inputs["shared"]],
+        [qkv, None, None, key, value, *inputs.shared],
         attrs={
             "num_heads": config.num_heads,
             "kv_num_heads": config.num_heads,
@@ -114,7 +114,7 @@ def _group_query_attention(attention: CachedAttention, qkv: torch.Tensor) -> tor
         shapes=[(batch_size, num_new, config.hidden_size), shape, shape],
         version=1,
     )
-    inputs["present"].append((present_key, present_value))
+    inputs.present.append((present_key, present_value))
     return cast(torch.Tensor, attended)
 
 

@@ -20,7 +20,7 @@ from codegen_edge.exporter import graph as graphs
 from codegen_edge.exporter.checkpoint import Checkpoint
 from codegen_edge.exporter.targets import TargetGraph
 from codegen_edge.exporter.targets.rotary import rotary_tables
-from codegen_edge.exporter.trace import CachedAttention, call_without_cache, fake_causal_lm, trace
+from codegen_edge.exporter.trace import CachedAttention, GraphInputs, call_without_cache, fake_causal_lm, trace
 from codegen_edge.model_config import ModelConfig
 
 _OPSET = 24  # TensorScatter's first
@@ -35,7 +35,7 @@ def build_graph(checkpoint: Checkpoint, task: contract.Task) -> TargetGraph:
     config = checkpoint.model
 
     def make_call() -> tuple[nn.Module, tuple[Any, ...], Any]:
-        inputs: dict[str, Any] = {}
+        inputs = GraphInputs()
         module = _Wrapper(fake_causal_lm(checkpoint, _static_attention, inputs), config, inputs)
         # Example sizes that differ from one another, so that no two axes are taken for one.
         batch_size, num_new, capacity = 2, 3, 11
@@ -59,7 +59,7 @@ def build_graph(checkpoint: Checkpoint, task: contract.Task) -> TargetGraph:
 class _Wrapper(nn.Module):
     """The graph's signature around CodeGenForCausalLM."""
 
-    def __init__(self, model: Any, config: ModelConfig, inputs: dict[str, Any]) -> None:
+    def __init__(self, model: Any, config: ModelConfig, inputs: GraphInputs) -> None:
         super().__init__()
         self.model = model
         self.inputs = inputs
@@ -74,7 +74,7 @@ class _Wrapper(nn.Module):
         positions = past_length[:, None] + torch.arange(input_ids.shape[1])  # [B, T]
         places = torch.arange(buffers[0][0].shape[2])  # [C]
         present: list[tuple[torch.Tensor, torch.Tensor]] = []
-        self.inputs.update(
+        self.inputs.set(
             past=buffers,
             past_length=past_length,
             mask=places[None, None, None, :] <= positions[:, None, :, None],  # [B, 1, T, C]
@@ -99,24 +99,24 @@ def _static_attention(attention: CachedAttention, qkv: torch.Tensor) -> torch.Te
     )
     query, key, value = (part.reshape(heads).transpose(1, 2) for part in parts)  # [B, H, T, D]
     query, key = (_rotated(part, config, inputs) for part in (query, key))
-    past_key, past_value = inputs["past"][attention.layer]
+    past_key, past_value = inputs.past[attention.layer]
     present_key, present_value = (
-        _operator("TensorScatter", [past, new, inputs["past_length"]], {"axis": 2}, past)
+        _operator("TensorScatter", [past, new, inputs.past_length], {"axis": 2}, past)
         for past, new in ((past_key, key), (past_value, value))
     )
-    inputs["present"].append((present_key, present_value))
+    inputs.present.append((present_key, present_value))
     attended = _operator(
         "Attention",
-        [query, present_key, present_value, inputs["mask"]],
+        [query, present_key, present_value, inputs.mask],
         {"scale": 1 / math.sqrt(config.head_dim)},
         query,
     )
     return attended.transpose(1, 2).reshape(batch_size, num_new, config.hidden_size)
 
 
-def _rotated(part: torch.Tensor, config: ModelConfig, inputs: dict[str, Any]) -> torch.Tensor:
+def _rotated(part: torch.Tensor, config: ModelConfig, inputs: GraphInputs) -> torch.Tensor:
     attributes = {"interleaved": 1, "rotary_embedding_dim": config.rotary_dim}  # pairs (0, 1), (2, 3), …
-    return _operator("RotaryEmbedding", [part, inputs["cos"], inputs["sin"], inputs["positions"]], attributes, part)
+    return _operator("RotaryEmbedding", [part, inputs.cos, inputs.sin, inputs.positions], attributes, part)
 
 
 def _operator(

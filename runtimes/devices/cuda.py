@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from codegen_edge.dependencies import install_command
 from codegen_edge.errors import BackendError, RuntimeUnavailableError
 from codegen_edge.runtimes.devices import DeviceArray, Shape4
 
-INSTALL = 'pip install "codegen-edge[cuda]"'
+INSTALL = install_command("cuda")
 _OUT_OF_MEMORY = "cudaErrorMemoryAllocation"
 
 

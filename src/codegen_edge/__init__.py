@@ -5,13 +5,32 @@ with load_model("bundle", runtime="cpu") as model:
     print(model.generate("def hello_world():", max_new_tokens=32).text)
 """
 
-from codegen_edge.bundle import Bundle, open_bundle
-from codegen_edge.errors import CodegenEdgeError
-from codegen_edge.model import Completion, Model, load_model
-from codegen_edge.runtimes.generation import CancelToken, GenerationParams
-from codegen_edge.session import Session
+from __future__ import annotations
 
-__version__ = "0.1.0"
+from importlib import import_module, metadata
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from codegen_edge.bundle import Bundle, open_bundle
+    from codegen_edge.errors import CodegenEdgeError
+    from codegen_edge.model import Completion, Model, load_model
+    from codegen_edge.runtimes.generation import CancelToken, GenerationParams
+    from codegen_edge.session import Session
+
+    __version__: str
+
+# Imported at first use: `import codegen_edge` loads neither numpy nor a runtime.
+_HOMES = {
+    "Bundle": "codegen_edge.bundle",
+    "CancelToken": "codegen_edge.runtimes.generation",
+    "CodegenEdgeError": "codegen_edge.errors",
+    "Completion": "codegen_edge.model",
+    "GenerationParams": "codegen_edge.runtimes.generation",
+    "Model": "codegen_edge.model",
+    "Session": "codegen_edge.session",
+    "load_model": "codegen_edge.model",
+    "open_bundle": "codegen_edge.bundle",
+}
 
 __all__ = [
     "Bundle",
@@ -25,3 +44,15 @@ __all__ = [
     "load_model",
     "open_bundle",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return metadata.version("codegen-edge")  # stated in pyproject.toml alone
+    if name not in _HOMES:
+        raise AttributeError(f"module 'codegen_edge' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -17,12 +17,14 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from codegen_edge.errors import CodegenEdgeError, IncompatibleVersionError, RuntimeUnavailableError
+from codegen_edge.errors import CodegenEdgeError, IncompatibleVersionError
 
 PROJECT = "codegen-edge"
 # What `pip install` takes. codegen-edge is on no package index yet, so this names the folder of a clone; a release
 # changes it to PROJECT.
 INSTALL_SOURCE = "."
+
+EXPORT_PACKAGES = ("torch", "transformers", "onnx", "onnxscript", "onnx-ir", "safetensors", "huggingface-hub")
 
 _PROVED_FILE = Path(__file__).with_name("proved_versions.json")  # written by `python -m benchmarks.compatibility`
 _MOST_MESSAGE = 200  # characters of another library's message that an error of ours repeats
@@ -107,12 +109,6 @@ def disable_telemetry() -> None:
     """
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-
-
-def require_installed(package: str, *extras: str) -> None:
-    """Raise RuntimeUnavailableError, with the command that installs `extras`, where `package` is missing."""
-    if installed_version(package) is None:
-        raise RuntimeUnavailableError(f"this needs {package}: {install_command(*extras)}")
 
 
 @cache

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
 import re
 from dataclasses import dataclass
 
+from codegen_edge.dependencies import EXPORT_PACKAGES, install_command, installed_version, require_versions
 from codegen_edge.errors import CodegenEdgeError, RuntimeUnavailableError
 
-_EXPORT_PACKAGES = (
-    "torch",
-    "transformers",
-    "onnx",
-    "onnxscript",
-    "onnx-ir",
-    "safetensors",
-    "huggingface-hub",
-)
 _BASE_PACKAGES = ("codegen-edge", "numpy", "click", "rich", "tokenizers")
 _BOTH = "pip uninstall -y onnxruntime onnxruntime-gpu, then install one of them"
 
@@ -46,27 +37,26 @@ def diagnose() -> list[Finding]:
     return [_base(), _exporter(), _cpu_runtime("cpu"), _cpu_runtime("static-cpu"), _gpu(), _cuda(), _tensorrt()]
 
 
-def installed_version(package: str) -> str | None:
-    """Version of an installed distribution, None when it is not there."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
 def _base() -> Finding:
     versions = [f"{name} {installed_version(name)}" for name in _BASE_PACKAGES]
     return Finding(part="base", is_ok=True, found=f"Python {platform.python_version()}, {', '.join(versions)}")
 
 
 def _exporter() -> Finding:
-    versions = {name: installed_version(name) for name in _EXPORT_PACKAGES}
+    versions = {name: installed_version(name) for name in EXPORT_PACKAGES}
     missing = [name for name, version in versions.items() if version is None]
     found = ", ".join(f"{name} {version}" for name, version in versions.items() if version)
     if missing:
-        remedy = f'lacks {", ".join(missing)}: pip install "codegen-edge[export]"'
+        remedy = f"lacks {', '.join(missing)}: {install_command('export')}"
         return Finding(part="export and verify", is_ok=False, found=found, remedy=remedy)
-    return Finding(part="export and verify", is_ok=True, found=found)
+    try:
+        require_versions(*EXPORT_PACKAGES)
+        from codegen_edge.evaluation.self_test import export_one_layer
+
+        export_one_layer()
+    except CodegenEdgeError as exc:
+        return Finding(part="export and verify", is_ok=False, found=found, remedy=str(exc))
+    return Finding(part="export and verify", is_ok=True, found=f"{found}; a one-layer model was exported and verified")
 
 
 def _cpu_runtime(name: str) -> Finding:
@@ -80,14 +70,14 @@ def _cpu_runtime(name: str) -> Finding:
 
         ort = load_onnxruntime()
     except RuntimeUnavailableError as exc:
-        remedy = 'pip install "codegen-edge[cpu]"'
+        remedy = install_command("cpu")
         return Finding(part=part, is_ok=False, found=str(exc), remedy=remedy, can_generate=True)
     providers = ort.get_available_providers()
     return Finding(
         part=part,
         is_ok=PROVIDER in providers,
         found=f"onnxruntime {ort.__version__}, {', '.join(providers)}, {default_threads()} threads",
-        remedy="" if PROVIDER in providers else 'pip install --force-reinstall "codegen-edge[cpu]"',
+        remedy="" if PROVIDER in providers else f"pip uninstall -y onnxruntime, then {install_command('cpu')}",
         can_generate=True,
     )
 

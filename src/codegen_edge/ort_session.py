@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from codegen_edge.dependencies import disable_telemetry, install_command, require_versions
 from codegen_edge.errors import BundleError, InvalidInputError, RuntimeUnavailableError
 
 PROVIDER = "CPUExecutionProvider"
@@ -18,16 +20,28 @@ _WEIGHTS_FOLDER = "session.model_external_initializers_file_folder_path"  # onnx
 
 
 def load_onnxruntime() -> Any:
-    """Import onnxruntime, or raise RuntimeUnavailableError that names the extra to install."""
+    """Import onnxruntime, without its telemetry.
+
+    Raises:
+        RuntimeUnavailableError: it is missing; names the extra to install.
+        IncompatibleVersionError: it is too old or too new.
+    """
+    disable_telemetry()
+    _require_supported_version()
     try:
         import onnxruntime
     except ImportError as exc:
         if isinstance(exc.__cause__ or exc.__context__, KeyboardInterrupt):
             raise KeyboardInterrupt from exc  # its compiled module reports Ctrl-C so
         raise RuntimeUnavailableError(
-            f'the cpu runtime needs onnxruntime ({exc}). Install it with: pip install "codegen-edge[cpu]"'
+            f"the cpu runtime needs onnxruntime ({exc}). Install it with: {install_command('cpu')}"
         ) from exc
     return onnxruntime
+
+
+@cache
+def _require_supported_version() -> None:
+    require_versions("onnxruntime", "onnxruntime-gpu")
 
 
 def default_threads() -> int:

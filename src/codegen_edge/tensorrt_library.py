@@ -7,15 +7,12 @@ import importlib.util
 from dataclasses import dataclass, field
 from typing import Any
 
+from codegen_edge.dependencies import install_command
 from codegen_edge.errors import RuntimeUnavailableError
 
 # Import names, in the order in which they are looked for: the full library first.
 LIBRARIES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx_bindings"}
 _LIBS_PACKAGE = "tensorrt_rtx_libs"  # importing it loads the shared objects that the bindings need
-INSTALL = {
-    "tensorrt": 'pip install "codegen-edge[tensorrt]"',
-    "tensorrt-rtx": 'pip install "codegen-edge[tensorrt-rtx]"',
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +63,7 @@ def load_tensorrt(name: str | None = None) -> TensorRT:
     if failures:
         raise RuntimeUnavailableError("; ".join(failures))
     wanted = "TensorRT" if name is None else name
-    raise RuntimeUnavailableError(f"{wanted} is not installed: {' or '.join(INSTALL[each] for each in names)}")
+    raise RuntimeUnavailableError(f"{wanted} is not installed: {' or '.join(install_command(each) for each in names)}")
 
 
 def _load(name: str) -> TensorRT:
@@ -75,7 +72,9 @@ def _load(name: str) -> TensorRT:
             importlib.import_module(_LIBS_PACKAGE)
         api = importlib.import_module(LIBRARIES[name])
     except (ImportError, OSError) as exc:
-        raise RuntimeUnavailableError(f"{name} is installed and cannot be loaded ({exc}): {INSTALL[name]}") from exc
+        raise RuntimeUnavailableError(
+            f"{name} is installed and cannot be loaded ({exc}): {install_command(name)}"
+        ) from exc
     return TensorRT(name, api, collecting_logger(api))
 
 

@@ -61,6 +61,9 @@ def main() -> NoReturn:
     except (KeyboardInterrupt, click.Abort):
         click.echo("interrupted", err=True)
         code = _INTERRUPTED
+    # The last line of defence: whatever a library below us raises ends in one line as well.
+    except Exception as exc:  # noqa: BLE001
+        code = _report_unexpected(exc, is_debug=is_debug)
     sys.exit(code)
 
 
@@ -69,6 +72,19 @@ def _report(exc: Exception, code: int, *, is_debug: bool) -> int:
         traceback.print_exc()
     click.echo(f"error: {' '.join(str(exc).split())}", err=True)
     return code
+
+
+def _report_unexpected(exc: Exception, *, is_debug: bool) -> int:
+    """Report an exception that is none of ours: a fault of codegen-edge, or a library that changed."""
+    from codegen_edge.dependencies import EXPORT_PACKAGES, installed_version
+
+    names = ("codegen-edge", "onnxruntime", *EXPORT_PACKAGES)
+    versions = ", ".join(f"{name} {installed_version(name)}" for name in names)
+    if is_debug:
+        traceback.print_exc()
+    hint = "" if is_debug else "; `codegen-edge --debug …` shows where"
+    click.echo(f"error: unexpected {type(exc).__name__}: {' '.join(str(exc).split())} ({versions}){hint}", err=True)
+    return 1
 
 
 def _exit_on_signal(signum: int, frame: FrameType | None) -> NoReturn:

@@ -58,6 +58,7 @@ def build(
     """
     from codegen_edge.bundle import open_bundle
     from codegen_edge.cli.console import stderr, stdout
+    from codegen_edge.dependencies import install_command
     from codegen_edge.errors import InvalidInputError, RuntimeUnavailableError
 
     of_tensorrt = {
@@ -75,7 +76,7 @@ def build(
     try:
         from codegen_edge.runtimes.build import EngineOptions, build_engines, build_half, is_current
     except ImportError as exc:
-        raise RuntimeUnavailableError(f'building needs onnx-ir ({exc}): pip install "codegen-edge[{runtime}]"') from exc
+        raise RuntimeUnavailableError(f"building needs onnx-ir ({exc}): {install_command(runtime)}") from exc
     if runtime == "cuda":
         with stderr.status(f"writing the graph in {compute}"):
             made = build_half(open_bundle(bundle), out, compute=compute, overwrite=overwrite)

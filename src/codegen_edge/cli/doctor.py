@@ -13,10 +13,11 @@ def doctor() -> None:
     """
     from rich.table import Table
 
-    from codegen_edge.cli.console import stdout
+    from codegen_edge.cli.console import stderr, stdout
     from codegen_edge.diagnosis import diagnose
 
-    findings = diagnose()
+    with stderr.status("trying what is installed"):
+        findings = diagnose()
     table = Table("part", "state", "found", "to mend")
     for finding in findings:
         table.add_row(finding.part, "ok" if finding.is_ok else "missing", finding.found, finding.remedy)

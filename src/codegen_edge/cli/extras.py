@@ -1,30 +1,31 @@
-"""Saying which extra a command needs, before an import fails in the middle."""
+"""Saying which extra a command needs, and which version, before an import fails in the middle."""
 
 from __future__ import annotations
 
 import importlib.util
 
+from codegen_edge.dependencies import EXPORT_PACKAGES, install_command, require_versions
 from codegen_edge.errors import RuntimeUnavailableError
 
-_EXPORT_MODULES = ("torch", "transformers", "onnx", "onnxscript", "onnx_ir", "safetensors", "huggingface_hub")
-
-_QUANTIZE_MODULES = ("onnx", "onnx_ir", "onnxruntime")
+_QUANTIZE_PACKAGES = ("onnx", "onnx-ir", "onnxruntime")
 
 
 def require_export_extra(*, with_runtime: bool = True) -> None:
     """Raise RuntimeUnavailableError when a package of the export extra, or onnxruntime, is missing."""
-    needed = (*_EXPORT_MODULES, "onnxruntime") if with_runtime else _EXPORT_MODULES
+    needed = (*EXPORT_PACKAGES, "onnxruntime") if with_runtime else EXPORT_PACKAGES
     _require(needed)
 
 
 def require_quantize_extra() -> None:
     """Raise RuntimeUnavailableError when a package that quantizing needs is missing; torch is none of them."""
-    _require(_QUANTIZE_MODULES)
+    _require(_QUANTIZE_PACKAGES)
 
 
-def _require(modules: tuple[str, ...]) -> None:
-    missing = [name for name in modules if importlib.util.find_spec(name) is None]
+def _require(packages: tuple[str, ...]) -> None:
+    # By module: onnxruntime-gpu brings the same one as onnxruntime.
+    missing = [name for name in packages if importlib.util.find_spec(name.replace("-", "_")) is None]
     if missing:
         raise RuntimeUnavailableError(
-            f'this command needs {", ".join(missing)}. Install the export extra: pip install "codegen-edge[export,cpu]"'
+            f"this command needs {', '.join(missing)}. Install the export extra: {install_command('export', 'cpu')}"
         )
+    require_versions(*packages)
