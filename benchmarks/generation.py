@@ -1,15 +1,16 @@
 """What the generation loop costs and saves: python -m benchmarks.generation.
 
-On the 350M shape with int8 weights, weight-only and dynamic (random: kernels do not know the difference). Every
-comparison alternates between its two sides within one process; the medians are compared.
+On the 350M shape with int8 weights, weight-only and dynamic (random: kernels do not know the difference); interleaved
+rounds (see harness.py).
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,7 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.harness import ROUNDS, Spread, comparison, interleave
 from benchmarks.machine import describe_machine
 from benchmarks.random_checkpoint import TEXTS
 from codegen_edge import load_model
@@ -24,77 +26,71 @@ from codegen_edge.checkpoints.corpora import load_corpus
 from codegen_edge.exporter import export_checkpoint, locate_checkpoint
 from codegen_edge.exporter.random_checkpoint import SHAPES, write_random_checkpoint
 from codegen_edge.model import Model
+from codegen_edge.ort_session import load_onnxruntime
 from codegen_edge.quantization import QuantizeOptions, quantize_bundle
-from codegen_edge.runtimes.backends.ort_cpu import OrtCpuRuntime
+from codegen_edge.runtimes import Runtime
 from codegen_edge.runtimes.generation import GenerationLoop, GenerationParams
 from codegen_edge.runtimes.generation.speculation import PromptLookup, Speculator
 
 RESULT = Path(__file__).parent / "results" / "generation.json"
-ROUNDS = 5
 SCHEMES = ("int8", "int8-dynamic")
 PROMPT_TOKENS, NEW_TOKENS = 128, 64
+WARM_STEPS = 4
 SESSION_TOKENS, TURN_TOKENS = 1500, 8
 
 
-def measure_overhead(runtime: OrtCpuRuntime) -> dict[str, Any]:
-    """A greedy decode step of the loop against the bare run of the session, at the same lengths of past."""
+@contextlib.contextmanager
+def timed_session_runs() -> Iterator[list[float]]:
+    """Collect the seconds of every run of any session of onnxruntime."""
+    kind, seconds = load_onnxruntime().InferenceSession, []
+    run = kind.run_with_iobinding
+
+    def timed(*arguments: Any, **options: Any) -> Any:
+        started = time.perf_counter()
+        result = run(*arguments, **options)
+        seconds.append(time.perf_counter() - started)
+        return result
+
+    kind.run_with_iobinding = timed
+    try:
+        yield seconds
+    finally:
+        kind.run_with_iobinding = run
+
+
+def measure_overhead(runtime: Runtime) -> dict[str, Any]:
+    """What the loop adds to the run of the graph, within the very same greedy decode steps."""
     ids = np.random.default_rng(0).integers(0, 1000, PROMPT_TOKENS).tolist()
     params = GenerationParams(max_new_tokens=NEW_TOKENS)
-    loop_ms: list[float] = []
-    bare_ms: list[float] = []
-    for _ in range(ROUNDS + 2):
-        times = []
-        for _event in GenerationLoop(runtime, [ids], params):
-            times.append(time.perf_counter())
-        loop_ms += (1000 * np.diff(times)[4:]).tolist()
-
-        cache = runtime.new_cache(1, PROMPT_TOKENS + NEW_TOKENS)
-        runtime.step(np.array([ids]), cache)
-        one = np.array([[5]])
-        session, run = runtime._session, []
-        for _ in range(NEW_TOKENS - 1):
-            # Everything but the run itself is left out of the clock.
-            run.append(1000 * _bare_run(runtime, session, cache, one))
-        bare_ms += run[4:]
-    loop, bare = float(np.median(loop_ms)), float(np.median(bare_ms))
-    return {"loop_ms": round(loop, 3), "session_run_ms": round(bare, 3), "overhead": round(loop / bare - 1, 4)}
+    added_ms: list[float] = []
+    shares: list[float] = []
+    for _ in range(ROUNDS):
+        with timed_session_runs() as runs:
+            times = [time.perf_counter() for _ in GenerationLoop(runtime, [ids], params)]
+        steps = np.diff(times)[WARM_STEPS:]
+        own = steps - np.array(runs[1:])[WARM_STEPS:]  # the first run is the prefill
+        added_ms.append(1000 * float(np.median(own)))
+        shares.append(float(np.median(own / steps)))
+    return {"added_ms": Spread.of(added_ms).to_dict(), "share": Spread.of(shares).to_dict(4)}
 
 
-def _bare_run(runtime: OrtCpuRuntime, session: Any, cache: Any, token_ids: NDArray[np.int64]) -> float:
-    """Seconds of `run_with_iobinding` within a step."""
-    seconds = []
-
-    class Timed:
-        def run_with_iobinding(self, *arguments: Any) -> None:
-            started = time.perf_counter()
-            session.run_with_iobinding(*arguments)
-            seconds.append(time.perf_counter() - started)
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(session, name)
-
-    runtime._session = Timed()
-    try:
-        runtime.step(token_ids, cache)
-    finally:
-        runtime._session = session
-    return seconds[0]
-
-
-def measure_batch(runtime: OrtCpuRuntime) -> dict[str, Any]:
-    """Tokens a second of eight rows against one."""
+def measure_batch(runtime: Runtime) -> dict[str, Any]:
+    """Milliseconds per token of eight rows against those of one."""
     prompts = np.random.default_rng(1).integers(0, 1000, (8, PROMPT_TOKENS)).tolist()
     params = GenerationParams(max_new_tokens=NEW_TOKENS)
-    rates: dict[int, list[float]] = {1: [], 8: []}
-    for _ in range(ROUNDS):
-        for size, found in rates.items():
+
+    def side(size: int) -> Callable[[], dict[str, float]]:
+        def measure() -> dict[str, float]:
             loop = iter(GenerationLoop(runtime, prompts[:size], params))
             for _ in range(size):
                 next(loop)
             started, count = time.perf_counter(), sum(1 for _ in loop)
-            found.append(count / (time.perf_counter() - started))
-    one, eight = (float(np.median(rates[size])) for size in (1, 8))
-    return {"one_row": round(one, 1), "eight_rows": round(eight, 1), "ratio": round(eight / one, 2)}
+            return {"token_ms": 1000 * (time.perf_counter() - started) / count}
+
+        return measure
+
+    rounds = interleave({"one row": side(1), "eight rows": side(8)})
+    return comparison(rounds, "eight rows", "token_ms")
 
 
 def scripted(answer: Sequence[int], prompt_length: int) -> Any:
@@ -124,58 +120,67 @@ def fresh_task() -> tuple[list[int], list[int]]:
     return prompt.tolist(), rng.integers(0, 40, 200).tolist()
 
 
-def measure_lookup(runtime: OrtCpuRuntime, task: Callable[[], tuple[list[int], list[int]]]) -> dict[str, Any]:
-    """Seconds of an answer without and with prompt-lookup."""
+def measure_lookup(runtime: Runtime, task: Callable[[], tuple[list[int], list[int]]]) -> dict[str, Any]:
+    """Seconds of an answer with prompt-lookup against those without. A hook forces the tokens: only time can differ."""
     prompt, answer = task()
     params = GenerationParams(max_new_tokens=len(answer), processors=(scripted(answer, len(prompt)),))
-    times: dict[bool, list[float]] = {False: [], True: []}
-    acceptance = 0.0
-    for _ in range(ROUNDS):
-        for is_drafted, found in times.items():
+    acceptances: list[float] = []
+
+    def side(*, is_drafted: bool) -> Callable[[], dict[str, float]]:
+        def measure() -> dict[str, float]:
             speculator = Speculator(PromptLookup()) if is_drafted else None
             loop = iter(GenerationLoop(runtime, [prompt], params, speculator=speculator))
-            tokens = [next(loop).token_id]
+            next(loop)
             started = time.perf_counter()
-            tokens += [event.token_id for event in loop]
-            found.append(time.perf_counter() - started)
-            assert tokens == answer
-            acceptance = speculator.acceptance if speculator else acceptance
-    plain, drafted = (float(np.median(times[is_drafted])) for is_drafted in (False, True))
-    return {"speedup": round(plain / drafted, 3), "acceptance": round(acceptance, 3)}
+            for _ in loop:
+                pass
+            seconds = time.perf_counter() - started
+            if speculator is not None:
+                acceptances.append(speculator.acceptance)
+            return {"answer_ms": 1000 * seconds}
+
+        return measure
+
+    rounds = interleave({"plain": side(is_drafted=False), "drafted": side(is_drafted=True)})
+    return comparison(rounds, "drafted", "answer_ms") | {"acceptance": Spread.of(acceptances).to_dict()}
 
 
 def measure_trained_lookup(model: Model) -> dict[str, Any]:
-    """The trained checkpoint's own greedy text after held-out programs, which guesses may or may not meet."""
+    """The trained checkpoint's own greedy text after held-out programs; tokens are compared, not forced."""
     prompts = [file.text[:600] for file in load_corpus("held-out")][:12]
-    times: dict[Literal["prompt-lookup"] | None, float] = {None: 0.0, "prompt-lookup": 0.0}
-    for _ in range(ROUNDS):
-        for prompt in prompts:
-            for draft in times:
-                completion = model.generate(prompt, max_new_tokens=100, draft=draft)
-                times[draft] += completion.decode_ms
-    return {"speedup": round(times[None] / times["prompt-lookup"], 3)}
+    texts: dict[str, set[tuple[tuple[int, ...], ...]]] = {}
+
+    def side(draft: Literal["prompt-lookup"] | None) -> Callable[[], dict[str, float]]:
+        def measure() -> dict[str, float]:
+            completions = [model.generate(prompt, max_new_tokens=100, draft=draft) for prompt in prompts]
+            texts.setdefault(str(draft), set()).add(tuple(each.token_ids for each in completions))
+            return {"decode_ms": sum(each.decode_ms for each in completions)}
+
+        return measure
+
+    rounds = interleave({"plain": side(None), "drafted": side("prompt-lookup")})
+    plain, drafted = (sorted(texts[name]) for name in ("None", "prompt-lookup"))
+    differing = sum(one != other for one, other in zip(plain[0], drafted[0], strict=True))
+    return comparison(rounds, "drafted", "decode_ms") | {"texts": len(prompts), "texts_that_differ": differing}
 
 
 def measure_session(model: Model) -> dict[str, Any]:
-    """The first token of a turn behind 1,500 tokens, against reading them all afresh."""
+    """The first token of a turn behind 1,500 cached tokens, against reading all of them."""
     rng = np.random.default_rng(4)
-    ids = rng.integers(0, 1000, SESSION_TOKENS).tolist()
-    fresh_ms: list[float] = []
-    turn_ms: list[float] = []
+    text, turn = (model.tokenizer.decode(rng.integers(300, 1000, n).tolist()) for n in (SESSION_TOKENS, TURN_TOKENS))
+    shares: list[float] = []
     for _ in range(ROUNDS):
         session = model.session()
-        session._ids = list(ids)
-        fresh_ms.append(session.generate(max_new_tokens=1).prefill_ms)
-        session._ids += rng.integers(0, 1000, TURN_TOKENS).tolist()
-        turn_ms.append(session.generate(max_new_tokens=1).prefill_ms)
-    fresh, turn = float(np.median(fresh_ms)), float(np.median(turn_ms))
-    return {"fresh_ms": round(fresh, 1), "turn_ms": round(turn, 1), "share": round(turn / fresh, 4)}
+        session.append(text)
+        fresh_ms = session.generate(max_new_tokens=1).prefill_ms
+        session.append(turn)
+        shares.append(session.generate(max_new_tokens=1).prefill_ms / fresh_ms)
+    return {"cached_tokens": session.num_tokens, "share": Spread.of(shares).to_dict(4)}
 
 
 def measure_scheme(model: Model) -> dict[str, Any]:
     """All that the 350M shape can tell."""
     runtime = model.runtime
-    assert isinstance(runtime, OrtCpuRuntime)
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "overhead": lambda: measure_overhead(runtime),
         "batch_of_8": lambda: measure_batch(runtime),

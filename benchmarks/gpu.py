@@ -24,6 +24,7 @@ from typing import Any
 
 import click
 import numpy as np
+import onnx_ir as ir
 import torch
 
 from benchmarks.machine import describe_machine
@@ -32,7 +33,7 @@ from codegen_edge.bundle import Bundle
 from codegen_edge.diagnosis import diagnose
 from codegen_edge.errors import CodegenEdgeError
 from codegen_edge.evaluation.export import export_quantized
-from codegen_edge.exporter import ExportOptions, export_checkpoint, locate_checkpoint
+from codegen_edge.exporter import ExportOptions, export_checkpoint, layout, locate_checkpoint
 from codegen_edge.exporter.random_checkpoint import SHAPES, write_random_checkpoint
 from codegen_edge.runtimes import Runtime, open_runtime
 from codegen_edge.runtimes.build import EngineOptions, build_engines, build_half
@@ -165,8 +166,7 @@ def rows_of(run: Run, shape: str, runtime: str, precision: str, batch_sizes: tup
         run.add(head | told(exc))
         return
     config = bundle.manifest.model
-    # The embedding table is read by rows; every other weight is read in every step.
-    weights = bundle.manifest.files["onnx/model.onnx_data"].size_bytes
+    weights = bytes_read_by_a_step(bundle)
     made: Bundle | None = None
     for batch_size in batch_sizes:
         kv_bytes = 2 * 2 * config.num_layers * config.hidden_size * batch_size * (PROMPT_TOKENS + NEW_TOKENS // 2)
@@ -189,6 +189,13 @@ def rows_of(run: Run, shape: str, runtime: str, precision: str, batch_sizes: tup
     shutil.rmtree(bundle.path)
 
 
+def bytes_read_by_a_step(bundle: Bundle) -> int:
+    """Of all weights but the embedding table, of which a step reads a row for each token."""
+    initializers = ir.load(bundle.model_path).graph.initializers.items()
+    stored = {name: value.const_value for name, value in initializers if not name.startswith(layout.EMBEDDING)}
+    return sum(tensor.nbytes for tensor in stored.values() if isinstance(tensor, ir.ExternalTensor))
+
+
 def torch_rows(run: Run, shape: str, batch_sizes: tuple[int, ...]) -> None:
     """Measure transformers' model in float16, eager and compiled."""
     from transformers import CodeGenForCausalLM
@@ -198,7 +205,8 @@ def torch_rows(run: Run, shape: str, batch_sizes: tuple[int, ...]) -> None:
     except Exception as exc:
         run.add({"shape": shape, "runtime": "torch", **told(exc)})
         return
-    weights = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    table = model.get_input_embeddings().weight
+    weights = sum(each.numel() * each.element_size() for each in model.parameters() if each is not table)
     config = model.config
     for kind, batch_size in itertools.product(TORCH, batch_sizes):
         kv_bytes = 2 * 2 * config.n_layer * config.n_embd * batch_size * (PROMPT_TOKENS + NEW_TOKENS // 2)

@@ -9,18 +9,20 @@ from pathlib import Path
 from typing import Any
 
 _PACKAGES = ("codegen-edge", "onnxruntime", "onnxruntime-genai", "torch", "transformers", "onnx-ir")
+_FEATURES = ("avx2", "avx512f", "avx_vnni", "avx512_vnni")
 
 
 def describe_machine() -> dict[str, Any]:
     """Processor, cores, memory and versions, for the head of a result file."""
     cpuinfo = Path("/proc/cpuinfo")
-    models = [
-        line.partition(":")[2].strip()
-        for line in (cpuinfo.read_text().splitlines() if cpuinfo.is_file() else [])
-        if line.startswith("model name")
-    ]
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
+    facts = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    flags = facts.get("flags", facts.get("Features", "")).split()
     return {
-        "processor": models[0] if models else platform.processor(),
+        "processor": facts.get("model name", platform.processor()),
+        # What the integer kernels depend on: with VNNI an 8-bit product is one instruction instead of three.
+        "features": {name: name in flags for name in _FEATURES},
+        "load_average": os.getloadavg()[0],
         "cores": os.cpu_count(),
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
         "system": platform.system(),

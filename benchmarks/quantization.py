@@ -1,12 +1,11 @@
 """What every scheme costs and gains: python -m benchmarks.quantization [quality] [speed].
 
 Quality is measured on the trained checkpoint that ships, over its whole held-out sample; speed on the 350M shape with
-random weights, whose kernels do not know the difference. Ratios are within one run of one process.
+random weights, whose kernels do not know the difference: interleaved rounds (see harness.py).
 """
 
 from __future__ import annotations
 
-import gc
 import json
 import tempfile
 import time
@@ -17,6 +16,7 @@ from typing import Any
 import click
 import numpy as np
 
+from benchmarks.harness import comparison, interleave, median_ms
 from benchmarks.machine import describe_machine
 from benchmarks.random_checkpoint import TEXTS
 from codegen_edge.bundle import Bundle
@@ -33,8 +33,6 @@ RESULT = Path(__file__).parent / "results" / "quantization.json"
 CHECKPOINT = "codegen-5M-mono"
 PROMPT_TOKENS, DECODE_TOKENS = 128, 64
 LONG_PAST = 1900
-ROUNDS = 2  # of all variants in turn: what the machine does meanwhile hits all of them
-
 QUALITY: dict[str, dict[str, Any]] = {
     "int8": {"scheme": "int8"},
     "int8, int8 KV cache": {"scheme": "int8", "kv_cache": "int8"},
@@ -57,7 +55,7 @@ SPEED: dict[str, dict[str, Any] | None] = {
 }
 
 
-STEP_PAST, STEP_TOKENS = 256, (1, 2, 4, 8, 16)
+STEP_TOKENS = (2, 4, 8, 16)
 
 
 def calibration_ids(bundle: Bundle) -> list[Any]:
@@ -156,61 +154,52 @@ def measure_speed(folder: Path, chosen: Container[str]) -> list[dict[str, Any]]:
         bundles[name], _ = quantize_bundle(
             float_bundle, folder / f"350M-{number}", QuantizeOptions(**options), calibration_documents=calibration
         )
-    timings: dict[str, list[dict[str, float]]] = {name: [] for name in bundles}
-    for _ in range(ROUNDS):
-        for name, bundle in bundles.items():
+
+    def side(bundle: Bundle) -> Callable[[], dict[str, float]]:
+        def measure() -> dict[str, float]:
             runtime = open_runtime("cpu", bundle)
-            timings[name].append(time_runtime(runtime))
-            runtime.close()
-            del runtime
-            gc.collect()
-            click.echo(f"{name}: {timings[name][-1]}")
-    best = {name: {key: min(each[key] for each in runs) for key in runs[0]} for name, runs in timings.items()}
+            try:
+                return time_runtime(runtime)
+            finally:
+                runtime.close()
+
+        return measure
+
+    rounds = interleave(
+        {name: side(bundle) for name, bundle in bundles.items()},
+        on_round=lambda number, name, figures: click.echo(f"round {number + 1}, {name}: {figures}"),
+    )
     return [
         {
             "variant": name,
-            **{key: round(value, 3) for key, value in times.items()},
-            "decode_tokens_per_second": round(1000 / times["decode_ms"], 1),
-            **{
-                f"{key.removesuffix('_ms')}_speedup": round(best["fp32"][key] / value, 3)
-                for key, value in times.items()
+            **{figure: rounds.spread(name, figure).to_dict() for figure in figures},
+            "speedups": {
+                figure.removesuffix("_ms"): comparison(rounds, name, figure) for figure in figures if name != "fp32"
             },
             **sizes(bundles[name], float_bundle),
         }
-        for name, times in best.items()
+        for name, figures in rounds.times.items()
     ]
 
 
 def time_runtime(runtime: Runtime) -> dict[str, float]:
-    """Milliseconds: of a prefill, and medians of decode steps after a short and after a long past."""
+    """Milliseconds: of a prefill, medians of decode steps after a short and after a long past, and of longer steps."""
     ids = np.random.default_rng(0).integers(0, 1000, (1, LONG_PAST))
-    prefill = median_ms(3, lambda: runtime.step(ids[:, :PROMPT_TOKENS], runtime.new_cache(1, 2048)))
+    times = {"prefill_ms": median_ms(3, lambda: runtime.step(ids[:, :PROMPT_TOKENS], runtime.new_cache(1, 2048)))}
     cache = runtime.new_cache(1, 2048)
     runtime.step(ids[:, :PROMPT_TOKENS], cache)
-    decode = median_ms(DECODE_TOKENS, lambda: runtime.step(ids[:, :1], cache))
-    for start in range(int(cache.lengths[0]), LONG_PAST, 512):
-        runtime.step(ids[:, start : start + 512], cache)
-    long_decode = median_ms(DECODE_TOKENS, lambda: runtime.step(ids[:, :1], cache))
-    times = {"prefill_ms": prefill, "decode_ms": decode, "long_decode_ms": long_decode}
+    times["decode_ms"] = median_ms(DECODE_TOKENS, lambda: runtime.step(ids[:, :1], cache))
     for count in STEP_TOKENS:  # what speculation and batches live on
 
         def step(count: int = count) -> None:
-            cache.rewind(0, STEP_PAST)
+            cache.rewind(0, PROMPT_TOKENS)
             runtime.step(ids[:, :count], cache)
 
-        times[f"step_of_{count}_ms"] = median_ms(5, step)
+        times[f"step_of_{count}_ms"] = median_ms(9, step)
+    for start in range(int(cache.lengths[0]), LONG_PAST, 512):
+        runtime.step(ids[:, start : start + 512], cache)
+    times["long_decode_ms"] = median_ms(DECODE_TOKENS, lambda: runtime.step(ids[:, :1], cache))
     return times
-
-
-def median_ms(count: int, work: Callable[[], object]) -> float:
-    """The median of `count` runs after one to warm up."""
-    work()
-    times = []
-    for _ in range(count):
-        started = time.perf_counter()
-        work()
-        times.append(1000 * (time.perf_counter() - started))
-    return float(np.median(times))
 
 
 @click.command()

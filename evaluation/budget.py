@@ -142,7 +142,6 @@ def _fewest(most: int, is_enough: Callable[[int], bool]) -> int:
             high = middle
         else:
             low = middle + 1
-    is_enough(high)
     return high
 
 

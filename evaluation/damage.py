@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from codegen_edge.errors import InvalidInputError
+from codegen_edge.evaluation.intervals import Interval, bootstrap_interval
 from codegen_edge.evaluation.perplexity import (
     document_ids,
     log_sum_exp,
@@ -17,6 +20,8 @@ from codegen_edge.evaluation.perplexity import (
 )
 from codegen_edge.runtimes.runtime import Logits, Runtime
 from codegen_edge.tokenizer import Tokenizer
+
+_LEAST_TOKENS = 256  # of a document that is taken
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,7 +34,9 @@ class Damage:
         max_kl: of a token.
         max_abs_error: of a logit.
         top1_agreement: share of positions whose likeliest token is the reference's.
-        perplexity, reference_perplexity: of a token.
+        perplexity, reference_perplexity: per token.
+        num_documents: texts that the tokens are of.
+        perplexity_loss_interval, mean_kl_interval, top1_interval: 95% over documents; None for a single one.
     """
 
     num_tokens: int
@@ -39,6 +46,10 @@ class Damage:
     top1_agreement: float
     perplexity: float
     reference_perplexity: float
+    num_documents: int = 1
+    perplexity_loss_interval: Interval | None = None
+    mean_kl_interval: Interval | None = None
+    top1_interval: Interval | None = None
 
     @property
     def perplexity_loss(self) -> float:
@@ -47,16 +58,7 @@ class Damage:
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {
-            "num_tokens": self.num_tokens,
-            "mean_kl": self.mean_kl,
-            "max_kl": self.max_kl,
-            "max_abs_error": self.max_abs_error,
-            "top1_agreement": self.top1_agreement,
-            "perplexity": self.perplexity,
-            "reference_perplexity": self.reference_perplexity,
-            "perplexity_loss": self.perplexity_loss,
-        }
+        return asdict(self) | {"perplexity_loss": self.perplexity_loss}
 
 
 def measure_damage(
@@ -74,36 +76,65 @@ def measure_damage(
         reference: the float model.
         tokenizer: of both.
         documents: texts, each read by itself.
-        max_tokens: begin no further text once so many tokens were predicted; None reads all.
+        max_tokens: about how many tokens to predict, spread over all documents; None reads all of them.
 
     Raises:
+        InvalidInputError: there is no text.
         NumericsError: a logit is NaN or infinite.
     """
-    count = agreed = 0
-    nll = reference_nll = total_kl = max_kl = max_abs_error = 0.0
-    for text in documents:
-        if max_tokens is not None and count >= max_tokens:
-            break
-        token_ids = document_ids(tokenizer, text)
+    rows: list[list[float]] = []  # by document: tokens, nll, the reference's, divergence, tokens that agree
+    max_kl = max_abs_error = 0.0
+    for token_ids in spread_sample([document_ids(tokenizer, text) for text in documents], max_tokens):
+        row = np.zeros(5)
         steps = zip(teacher_forced(candidate, token_ids), teacher_forced(reference, token_ids), strict=True)
         for (targets, actual), (_, expected) in steps:
-            nll += float(negative_log_likelihood(actual, targets).sum())
-            reference_nll += float(negative_log_likelihood(expected, targets).sum())
             divergences = kl_divergences(expected, actual)
-            total_kl += float(divergences.sum())
             max_kl = max(max_kl, float(divergences.max()))
             max_abs_error = max(max_abs_error, float(np.abs(expected - actual).max()))
-            agreed += int((expected.argmax(axis=-1) == actual.argmax(axis=-1)).sum())
-            count += len(targets)
+            row += (
+                len(targets),
+                negative_log_likelihood(actual, targets).sum(),
+                negative_log_likelihood(expected, targets).sum(),
+                divergences.sum(),
+                (expected.argmax(axis=-1) == actual.argmax(axis=-1)).sum(),
+            )
+        rows.append(row.tolist())
+    if not rows:
+        raise InvalidInputError("there is no text to measure on")
+    sums = np.array(rows)
+    count, nll, reference_nll, total_kl, agreed = sums.sum(axis=0).tolist()
     return Damage(
-        num_tokens=count,
+        num_tokens=int(count),
         mean_kl=total_kl / count,
         max_kl=max_kl,
         max_abs_error=max_abs_error,
         top1_agreement=agreed / count,
         perplexity=math.exp(nll / count),
         reference_perplexity=math.exp(reference_nll / count),
+        num_documents=len(sums),
+        perplexity_loss_interval=bootstrap_interval(sums, lambda t: np.exp((t[..., 1] - t[..., 2]) / t[..., 0]) - 1),
+        mean_kl_interval=bootstrap_interval(sums, lambda t: t[..., 3] / t[..., 0]),
+        top1_interval=bootstrap_interval(sums, lambda t: t[..., 4] / t[..., 0]),
     )
+
+
+def spread_sample(documents: Sequence[NDArray[np.int64]], max_tokens: int | None) -> list[NDArray[np.int64]]:
+    """The beginnings of documents, evenly spread over them, that hold about `max_tokens` tokens to predict.
+
+    The first documents alone would stand for all of them, whoever wrote those. A beginning has at least _LEAST_TOKENS,
+    so that most tokens have a past; where that is too many for all documents, fewer of them are taken.
+    """
+    documents = [document for document in documents if len(document) > 1]
+    if max_tokens is None or not documents:
+        return list(documents)
+    count = min(len(documents), max(1, max_tokens // _LEAST_TOKENS))
+    chosen = [documents[place * len(documents) // count] for place in range(count)]
+    # What short documents leave over goes to the others.
+    left, ends = max_tokens, [0] * count
+    for rank, place in enumerate(sorted(range(count), key=lambda each: len(chosen[each]))):
+        ends[place] = min(len(chosen[place]) - 1, -(-left // (count - rank)))
+        left -= ends[place]
+    return [document[: end + 1] for document, end in zip(chosen, ends, strict=True) if end]
 
 
 def kl_divergences(expected: Logits, actual: Logits) -> np.ndarray[Any, np.dtype[np.float64]]:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codegen_edge.errors import InvalidInputError, NumericsError
+from codegen_edge.evaluation.intervals import Interval, bootstrap_interval
 from codegen_edge.runtimes.runtime import Logits, Runtime
 from codegen_edge.tokenizer import Tokenizer
 
@@ -26,12 +27,15 @@ class Perplexity:
         num_tokens: predicted tokens.
         num_bytes: bytes of UTF-8 that they stand for.
         nll: negative log-likelihood of all of them, in nats.
+        perplexity_interval, bits_per_byte_interval: 95% over documents; None for a single one.
     """
 
     num_documents: int
     num_tokens: int
     num_bytes: int
     nll: float
+    perplexity_interval: Interval | None = None
+    bits_per_byte_interval: Interval | None = None
 
     @property
     def perplexity(self) -> float:
@@ -48,6 +52,8 @@ class Perplexity:
         return {
             "perplexity": self.perplexity,
             "bits_per_byte": self.bits_per_byte,
+            "perplexity_interval": self.perplexity_interval,
+            "bits_per_byte_interval": self.bits_per_byte_interval,
             "num_documents": self.num_documents,
             "num_tokens": self.num_tokens,
             "num_bytes": self.num_bytes,
@@ -73,20 +79,28 @@ def measure_perplexity(
         InvalidInputError: the tokenizer has no `<|endoftext|>`, or there is no text at all.
         NumericsError: a logit is NaN or infinite.
     """
-    num_documents = num_tokens = num_bytes = 0
-    nll = 0.0
+    rows: list[tuple[float, float, float]] = []  # by document: tokens, bytes, nats
     for text in documents:
         token_ids = document_ids(tokenizer, text)
-        for targets, logits in teacher_forced(runtime, token_ids):
-            nll += float(negative_log_likelihood(logits, targets).sum())
-        num_documents += 1
-        num_tokens += len(token_ids) - 1
-        num_bytes += len(text.encode())
+        nll = sum(
+            float(negative_log_likelihood(logits, targets).sum())
+            for targets, logits in teacher_forced(runtime, token_ids)
+        )
+        rows.append((len(token_ids) - 1, len(text.encode()), nll))
         if on_progress is not None:
-            on_progress(num_documents)
-    if not num_tokens:
+            on_progress(len(rows))
+    sums = np.array([row for row in rows if row[0]])
+    if not len(sums):
         raise InvalidInputError("there is no text to predict")
-    return Perplexity(num_documents=num_documents, num_tokens=num_tokens, num_bytes=num_bytes, nll=nll)
+    num_tokens, num_bytes, nll = sums.sum(axis=0).tolist()
+    return Perplexity(
+        num_documents=len(rows),
+        num_tokens=int(num_tokens),
+        num_bytes=int(num_bytes),
+        nll=nll,
+        perplexity_interval=bootstrap_interval(sums, lambda t: np.exp(t[..., 2] / t[..., 0])),
+        bits_per_byte_interval=bootstrap_interval(sums, lambda t: t[..., 2] / math.log(2) / t[..., 1]),
+    )
 
 
 def document_ids(tokenizer: Tokenizer, text: str) -> NDArray[np.int64]:

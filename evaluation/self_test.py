@@ -13,7 +13,7 @@ _STEPS = 2
 
 
 def export_one_layer() -> None:
-    """Export a random model of one layer and verify it; takes seconds, most of them torch.s first trace; nothing stays on disk.
+    """Export a random model of one layer and verify it; nothing stays on disk. Takes seconds, most of them torch's.
 
     Raises:
         IncompatibleVersionError: a library is of a version that cannot do it.

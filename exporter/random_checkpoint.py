@@ -18,6 +18,7 @@ from codegen_edge.tokenizer import END_OF_TEXT
 
 _SHARD_BYTES = 1_000_000_000
 _INITIALIZER_RANGE = 0.02  # of every CodeGen on the hub
+_HUB_TOKENIZER_SIZE = 50295  # GPT-2's 50,257 ids and 38 runs
 _SPACE_RUNS = range(31, 1, -1)  # CodeGen's added tokens: runs of 31…2 spaces, then of 9…2 tabs
 _TAB_RUNS = range(9, 1, -1)
 
@@ -68,6 +69,8 @@ def write_random_checkpoint(
     """
     folder.mkdir(parents=True, exist_ok=True)
     tokenizer = small_tokenizer(texts, vocab_size=min(shape.vocab_size, 2048) - 64)
+    if shape.vocab_size > _HUB_TOKENIZER_SIZE:
+        tokenizer = _grown(tokenizer, _HUB_TOKENIZER_SIZE)
     write_tokenizer(folder, tokenizer)
     config = _config(shape, tokenizer.token_to_id(END_OF_TEXT), dtype) | {"initializer_range": initializer_range}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
@@ -90,6 +93,21 @@ def small_tokenizer(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     runs = [" " * length for length in _SPACE_RUNS] + ["\t" * length for length in _TAB_RUNS]
     tokenizer.add_tokens([AddedToken(run, normalized=True) for run in runs])
     return tokenizer
+
+
+def _grown(tokenizer: Tokenizer, size: int) -> Tokenizer:
+    """The same tokenizer with `size` ids, as what asks it of its vocabulary meets on the hub.
+
+    Tokens that no merge makes are put before the added ones; no text is ever encoded to them.
+    """
+    fields = json.loads(tokenizer.to_str())
+    vocabulary, added = fields["model"]["vocab"], fields["added_tokens"]
+    for token in added:
+        vocabulary.pop(token["content"], None)
+    vocabulary |= {f"unused{place}": place for place in range(len(vocabulary), size - len(added))}
+    for place, token in enumerate(added, start=len(vocabulary)):
+        token["id"] = place
+    return Tokenizer.from_str(json.dumps(fields))
 
 
 def write_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:

@@ -93,12 +93,15 @@ class QuantizedMatrix:
         """[N, blocks, block_size * bits / 8] uint8; of two codes in a byte the first is the lower half."""
         return _packed(self.codes) if self.grid.bits == 4 else self.codes
 
-    def packed_zero_points(self) -> Codes | None:
-        """[N, ceil(blocks * bits / 8)] uint8, or None."""
-        if self.zero_points is None or self.grid.bits == 8:
-            return self.zero_points
-        odd = self.zero_points.shape[1] % 2
-        return _packed(np.pad(self.zero_points, ((0, 0), (0, odd)), constant_values=self.grid.middle))
+    def packed_zero_points(self) -> Codes:
+        """[N, ceil(blocks * bits / 8)] uint8; those of a symmetric grid as well."""
+        zero_points = self.zero_points
+        if zero_points is None:
+            zero_points = np.full(self.scales.shape, self.grid.middle, np.uint8)
+        if self.grid.bits == 8:
+            return zero_points
+        odd = zero_points.shape[1] % 2
+        return _packed(np.pad(zero_points, ((0, 0), (0, odd)), constant_values=self.grid.middle))
 
 
 def _packed(codes: Codes) -> Codes:

@@ -54,7 +54,9 @@ def rewrite_matrix(graph: ir.Graph, matrix: Matrix, choice: Choice, options: Sch
     scales = new_initializer(graph, f"{matrix.name}.scales", [rows, blocks], ir.DataType.FLOAT)
     values = [codes, scales]
     zero_points = None
-    if not grid.is_symmetric:
+    # For codes without zero points GatherBlockQuantized takes 128 on the CPU, and in some releases 0 on CUDA
+    # (onnxruntime issue 31692): the table's are always written.
+    if not grid.is_symmetric or is_embedding:
         shape = [rows, -(-blocks * grid.bits // 8)]
         zero_points = new_initializer(graph, f"{matrix.name}.zero_points", shape, ir.DataType.UINT8)
         values.append(zero_points)
@@ -70,9 +72,8 @@ def rewrite_matrix(graph: ir.Graph, matrix: Matrix, choice: Choice, options: Sch
             packed = quantized.packed_codes().reshape(len(by_row), -1)[:, : math.prod(code_shape[1:])]
             arrays[0][piece] = packed.reshape(-1, *code_shape[1:])
             arrays[1][piece] = quantized.scales
-            packed_zero_points = quantized.packed_zero_points()
-            if packed_zero_points is not None:
-                arrays[2][piece] = packed_zero_points
+            if zero_points is not None:
+                arrays[2][piece] = quantized.packed_zero_points()
             dequantized = quantized.dequantized()
             meter.add(by_row, dequantized)
             options.on_rows(matrix, piece.start, by_row, dequantized)

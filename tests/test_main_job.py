@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from importlib import metadata
 from pathlib import Path
 from typing import Any, cast
@@ -62,7 +63,7 @@ def greedy(reference: Any, token_ids: list[int]) -> list[int]:
     return cast(list[int], output[0, len(token_ids) :].tolist())
 
 
-def test_versions_are_reported(record_property: pytest.RecordProperty) -> None:
+def test_versions_are_reported(record_property: Callable[[str, object], None]) -> None:
     record_property("versions", ", ".join(f"{name} {metadata.version(name)}" for name in PACKAGES))
 
 

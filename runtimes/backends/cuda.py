@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import threading
 import weakref
 from collections.abc import Sequence
 from typing import Any
@@ -29,7 +28,7 @@ from codegen_edge.runtimes.backends.kv_buffers import (
 )
 from codegen_edge.runtimes.backends.ort import OrtRuntime, run_bound, run_options
 from codegen_edge.runtimes.devices import Device
-from codegen_edge.runtimes.devices.cuda import INSTALL, CudaDevice
+from codegen_edge.runtimes.devices.cuda import ALLOCATION_LOCK, INSTALL, CudaDevice
 from codegen_edge.runtimes.runtime import KVCache, Logits, TokenIds
 
 NAME = "cuda"
@@ -130,13 +129,11 @@ class GraphRuntime(OrtRuntime):
         self._recordings: list[_Recording] = []
         self._lent: weakref.WeakKeyDictionary[KVBuffers, _Recording] = weakref.WeakKeyDictionary()
         self._num_graphs = 0
-        # Another thread's allocation would break the recording of a step.
-        self._exclusively = threading.RLock()
 
     def new_cache(self, batch_size: int, capacity: int) -> KVBuffers:
         """Empty KV buffers; those of an earlier cache of this size where they are free."""
         check_cache_size(self.config, batch_size, capacity)
-        with self._exclusively:
+        with ALLOCATION_LOCK:  # a step may be recorded
             recording = self._free_recording((batch_size, self.config.num_heads, capacity, self.config.head_dim))
             options = run_options()
             options.add_run_config_entry(_GRAPH_ID, _NO_GRAPH)
@@ -166,7 +163,7 @@ class GraphRuntime(OrtRuntime):
         all_logits: bool = False,
     ) -> Logits:
         """Append tokens to every row and return logits; see `Runtime.step`."""
-        with self._exclusively:
+        with ALLOCATION_LOCK:  # a step may be recorded
             return super().step(token_ids, cache, counts=counts, all_logits=all_logits)
 
     def close(self) -> None:
@@ -174,6 +171,7 @@ class GraphRuntime(OrtRuntime):
         super().close()
         self._recordings.clear()
         self._lent.clear()
+        self._device.free_released()
 
     def _free_recording(self, shape: tuple[int, ...]) -> _Recording | None:
         """One of this size that no cache has; one of another size makes room where there are too many."""

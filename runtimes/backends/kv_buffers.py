@@ -60,6 +60,7 @@ class KVBuffers:
         shape = (rows, config.num_heads, length, config.head_dim)
         places = product(range(config.num_layers), contract.KV_PARTS)
         self.buffers = dict(buffers) if buffers else {place: device.zeros(shape, dtype) for place in places}
+        device.synchronize()
         self._is_interrupted = False
         self._lock = threading.RLock()  # a signal handler may interrupt the thread that holds it
         self._bindings: dict[tuple[int, int], Any] = {}  # by first and last row: a decode step binds no buffer anew
@@ -86,6 +87,7 @@ class KVBuffers:
             taken = [buffer.take(old, shared, int(self.lengths[old])) for _, old in moves]
             for (new, _), tokens in zip(moves, taken, strict=True):
                 buffer.put(new, shared, tokens)
+        self.device.synchronize()
         self.lengths = self.lengths[list(rows)]
 
     def join(self, other: KVCache) -> None:
@@ -100,6 +102,7 @@ class KVBuffers:
         for place, buffer in self.buffers.items():
             for row, length in enumerate(other.lengths):
                 buffer.put(batch_size + row, 0, other.buffers[place].take(row, 0, int(length)))
+        self.device.synchronize()
         self.lengths = np.concatenate([self.lengths, other.lengths])
 
     def read_row(self, row: int) -> dict[str, NDArray[Any]]:
@@ -126,6 +129,7 @@ class KVBuffers:
                 staged = self.device.zeros((1, heads, length, head_dim), tensor.dtype)
                 staged.write(tensor[None])
                 named[name].put(row, 0, staged)
+            self.device.synchronize()
         self.lengths[row] = length
 
     def binding(self, session: Any, rows: slice) -> Any:
@@ -169,6 +173,7 @@ class KVBuffers:
             made[place] = new = self.device.zeros(shape, old.dtype)
             for row, length in enumerate(self.lengths):
                 new.put(row, 0, old.take(row, 0, int(length)))
+        self.device.synchronize()
         # All or none: where the memory does not suffice the cache stays what it was.
         self._bindings.clear()
         self.buffers = made

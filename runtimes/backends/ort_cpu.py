@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from codegen_edge.bundle import Bundle
 from codegen_edge.ort_session import open_session
 from codegen_edge.runtimes.backends.ort import OrtRuntime
 
+_FLOAT_ACTIVATIONS = 1  # of MatMulNBits' accuracy_level (ContribOperators.md)
 _CACHE_DTYPES: dict[contract.KVPrecision, type[np.generic]] = {"fp32": np.float32, "int8": np.int8}
 
 
@@ -22,6 +24,7 @@ class OrtCpuRuntime(OrtRuntime):
         bundle: text-generation, target ort, computing in float32.
         threads: CPU threads; None takes all that this process may use.
         weights: float weights to compute with instead of the bundle's own, by name.
+        rounds_activations: False computes int8 and int4 products with float activations, as GPUs do; slowly.
     """
 
     def __init__(
@@ -30,11 +33,25 @@ class OrtCpuRuntime(OrtRuntime):
         *,
         threads: int | None = None,
         weights: Mapping[str, NDArray[np.float32]] | None = None,
+        rounds_activations: bool = True,
     ) -> None:
         bundle.require_task("text-generation")
         bundle.require_graph("cpu", target="ort", compute=("fp32",))
-        session = open_session(bundle.model_path, threads, weights=weights)
+        folder = None if rounds_activations else bundle.model_path.parent
+        model = bundle.model_path if rounds_activations else _with_float_activations(bundle.model_path)
+        session = open_session(model, threads, weights=weights, weights_folder=folder)
         super().__init__("cpu", bundle, session, cache_dtype=_CACHE_DTYPES[bundle.manifest.kv_cache])
+
+
+def _with_float_activations(path: Path) -> bytes:
+    """The graph with every MatMulNBits at accuracy_level 1, which leaves its activations in float32."""
+    import onnx_ir as ir
+
+    model = ir.load(path)
+    for node in model.graph:
+        if node.op_type == "MatMulNBits":
+            node.attributes["accuracy_level"] = ir.AttrInt64("accuracy_level", _FLOAT_ACTIVATIONS)
+    return bytes(ir.to_proto(model).SerializeToString())
 
 
 def open_runtime(bundle: Bundle, *, threads: int | None = None) -> OrtCpuRuntime:

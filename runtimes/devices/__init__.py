@@ -58,6 +58,12 @@ class Device(Protocol):
     def zeros(self, shape: Shape4, dtype: DTypeLike) -> DeviceArray:
         """A new array of zeros; raise BackendError where the memory does not suffice."""
 
+    def synchronize(self) -> None:
+        """Wait for what was queued: zeros, and copies on the device."""
+
+    def free_released(self) -> None:
+        """Free the memory of arrays that are gone, where that waits for a call."""
+
 
 class HostArray:
     """A DeviceArray in the process's own memory."""
@@ -115,6 +121,12 @@ class HostDevice:
     def zeros(self, shape: Shape4, dtype: DTypeLike) -> HostArray:
         """A new array of zeros."""
         return HostArray(np.zeros(shape, dtype))
+
+    def synchronize(self) -> None:
+        """Nothing is queued."""
+
+    def free_released(self) -> None:
+        """Nothing waits to be freed."""
 
 
 HOST = HostDevice()

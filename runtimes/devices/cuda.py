@@ -6,7 +6,9 @@ All work of a device goes through one stream, and everything that the host sees 
 from __future__ import annotations
 
 import math
+import threading
 import weakref
+from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,8 +101,13 @@ def _version(number: int) -> str:
     return f"{number // 1000}.{number % 1000 // 10}"
 
 
+# One for the process: while any thread records a CUDA graph, an allocation of any other one breaks the recording
+# (cudaStreamCaptureModeGlobal, which is what ONNX Runtime records in).
+ALLOCATION_LOCK = threading.RLock()
+
+
 class CudaArray:
-    """A DeviceArray on a GPU."""
+    """A DeviceArray on a GPU. Copies on the device are queued: `CudaDevice.synchronize` waits for them."""
 
     def __init__(self, device: CudaDevice, shape: Shape4, dtype: DTypeLike, address: int, owner: object) -> None:
         self.shape = shape
@@ -168,7 +175,6 @@ class CudaArray:
             self.shape[1],
             "cudaMemcpyDeviceToDevice",
         )
-        self._device.synchronize()
 
 
 class CudaDevice:
@@ -187,6 +193,7 @@ class CudaDevice:
         self.gpu = find_gpu(index)
         self.index = index
         self._cudart = load_cudart()
+        self._released: deque[int] = deque()
         self.activate()
         stream = self._check("cudaStreamCreate", self._cudart.cudaStreamCreate())
         self._stream = stream
@@ -201,14 +208,15 @@ class CudaDevice:
         """A new array of zeros."""
         array = self.empty(shape, dtype)
         self._check("cudaMemsetAsync", self._cudart.cudaMemsetAsync(array.address, 0, array.nbytes, self._stream))
-        self.synchronize()
         return array
 
     def empty(self, shape: Shape4, dtype: DTypeLike) -> CudaArray:
         """A new array of whatever lies there."""
         num_bytes = max(1, math.prod(shape) * np.dtype(dtype).itemsize)
-        self.activate()
-        result = self._cudart.cudaMalloc(num_bytes)
+        with ALLOCATION_LOCK:
+            self.activate()
+            self.free_released()
+            result = self._cudart.cudaMalloc(num_bytes)
         if result[0].name == _OUT_OF_MEMORY:
             self._cudart.cudaGetLastError()  # the next call must not report it again
             raise BackendError(
@@ -217,8 +225,17 @@ class CudaDevice:
             )
         address = int(self._check("cudaMalloc", result))
         owner = _Allocation()
-        weakref.finalize(owner, self._cudart.cudaFree, address)
+        weakref.finalize(owner, self._released.append, address)
         return CudaArray(self, shape, dtype, address, owner)
+
+    def free_released(self) -> None:
+        """Free the memory of arrays that are gone.
+
+        Their finalizers only note it: the garbage collector may run them in the middle of a recording.
+        """
+        with ALLOCATION_LOCK:
+            while self._released:
+                self._check("cudaFree", self._cudart.cudaFree(self._released.pop()))
 
     def call(self, name: str, *arguments: Any) -> None:
         """Call a copy function on the stream; the last argument names its direction."""

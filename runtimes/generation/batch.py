@@ -12,12 +12,11 @@ from numpy.typing import NDArray
 
 from codegen_edge.errors import ContextLengthError, InvalidInputError, NumericsError
 from codegen_edge.runtimes.generation.cancel import CancelToken
-from codegen_edge.runtimes.generation.params import FinishReason, GenerationParams, allowed_ids, check_ids
+from codegen_edge.runtimes.generation.params import FinishReason, GenerationParams, allowed_ids
 from codegen_edge.runtimes.generation.prefill import (
     DeadlinePassedError,
     OnPrefill,
-    check_prompts,
-    fitting_prompt,
+    check_request,
     prefill,
     step_unless_cancelled,
 )
@@ -145,9 +144,7 @@ class RunningBatch:
             CancelledError: the batch is as before.
         """
         config = self._runtime.config
-        check_prompts(prompts, config.vocab_size)
-        check_ids(params, self._num_allowed_ids)
-        fitted = [fitting_prompt(prompt, params, config.context_length) for prompt in prompts]
+        fitted = check_request(prompts, params, config, self._num_allowed_ids)
         longest = max(map(len, fitted))
         if longest > self._capacity:
             raise ContextLengthError(f"a prompt has {longest} tokens, a row of this batch holds {self._capacity}")
@@ -365,6 +362,10 @@ class RunningBatch:
     def _drop_finished(self) -> None:
         going = [place for place, row in enumerate(self._rows) if not row.is_finished]
         if len(going) < len(self._rows):
+            # The last rows fill the gaps: what leaves costs the move of one row, not of all behind it.
+            gaps = [place for place, row in enumerate(self._rows[: len(going)]) if row.is_finished]
+            fillers = iter([place for place in going if place >= len(going)])
+            kept = [next(fillers) if place in gaps else place for place in range(len(going))]
             if going and self._cache is not None:
-                self._cache.select(going)
-            self._rows = [self._rows[place] for place in going]
+                self._cache.select(kept)
+            self._rows = [self._rows[place] for place in kept]

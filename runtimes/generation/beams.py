@@ -16,11 +16,10 @@ from numpy.typing import NDArray
 
 from codegen_edge.errors import InvalidInputError, NumericsError
 from codegen_edge.runtimes.generation.cancel import CancelToken
-from codegen_edge.runtimes.generation.params import FinishReason, GenerationParams, allowed_ids, check_ids
+from codegen_edge.runtimes.generation.params import FinishReason, GenerationParams, allowed_ids
 from codegen_edge.runtimes.generation.prefill import (
     OnPrefill,
-    check_prompts,
-    fitting_prompt,
+    check_request,
     prefill,
     step_unless_cancelled,
 )
@@ -28,6 +27,7 @@ from codegen_edge.runtimes.generation.rules import ScoreRules
 from codegen_edge.runtimes.generation.sampling import log_softmax
 from codegen_edge.runtimes.runtime import KVCache, Logits, Runtime
 
+_PIECES = 16  # per wanted value, whose maxima are compared first
 _OUT = np.float32(-1e9)  # takes a candidate out of a choice, and yet leaves its order among others that are out
 
 
@@ -91,10 +91,8 @@ def beam_search(
         NumericsError: the logits are not finite.
     """
     config = runtime.config
-    check_prompts([prompt], config.vocab_size)
+    (ids,) = check_request([prompt], params, config, num_allowed_ids)
     allowed = allowed_ids(num_allowed_ids, config.vocab_size)
-    check_ids(params, allowed)
-    ids = fitting_prompt(prompt, params, config.context_length)
     most_new = min(params.max_new_tokens, config.context_length - len(ids))
     cache = runtime.new_cache(1, min(len(ids) + most_new, config.context_length))
     with cancel.calling(cache.interrupt) if cancel else nullcontext():
@@ -211,6 +209,11 @@ class _Search:
 def _largest(values: NDArray[np.float32], count: int) -> NDArray[np.int64]:
     """Places of the `count` largest values, largest first, of equal ones the first."""
     count = min(count, len(values))
-    threshold = np.partition(values, -count)[-count]
-    places = np.flatnonzero(values >= threshold)
+    # At least `count` values reach the `count` largest maxima of disjoint pieces. To partition the maxima instead of
+    # all values is faster, and does not slow down where most of them are equal, as banned ids are.
+    piece = max(1, len(values) // (_PIECES * count))
+    maxima = np.maximum.reduceat(values, np.arange(0, len(values), piece))
+    threshold = np.partition(maxima, -count)[-count] if len(maxima) >= count else values.min()
+    ties = np.flatnonzero(values == threshold)[:count]
+    places = np.concatenate([np.flatnonzero(values > threshold), ties])
     return places[np.argsort(-values[places], kind="stable")][:count]

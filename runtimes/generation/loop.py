@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from codegen_edge.errors import InvalidInputError
 from codegen_edge.runtimes.generation.batch import RunningBatch, TokenEvent
 from codegen_edge.runtimes.generation.cancel import CancelToken
-from codegen_edge.runtimes.generation.params import GenerationParams, allowed_ids, check_ids
-from codegen_edge.runtimes.generation.prefill import OnPrefill, check_prompts, fitting_prompt
+from codegen_edge.runtimes.generation.params import GenerationParams
+from codegen_edge.runtimes.generation.prefill import OnPrefill, check_request
 from codegen_edge.runtimes.generation.speculation import Speculator
 from codegen_edge.runtimes.runtime import KVCache, Runtime
 
@@ -52,9 +52,7 @@ class GenerationLoop:
         if params.num_beams > 1:
             raise InvalidInputError("beam search has a function of its own: codegen_edge.runtimes.generation.beams")
         context_length = runtime.config.context_length
-        check_prompts(prompts, runtime.config.vocab_size)
-        check_ids(params, allowed_ids(num_allowed_ids, runtime.config.vocab_size))
-        fitted = [fitting_prompt(prompt, params, context_length) for prompt in prompts]
+        fitted = check_request(prompts, params, runtime.config, num_allowed_ids)
         # The last token of a row is never fed back, so it needs no place in the cache.
         capacity = min(max(map(len, fitted)) + params.max_new_tokens - 1, context_length)
         self.prompt_lengths = [len(prompt) for prompt in fitted]

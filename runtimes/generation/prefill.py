@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from codegen_edge.errors import CancelledError, ContextLengthError, InvalidInputError
+from codegen_edge.model_config import ModelConfig
 from codegen_edge.runtimes.generation.cancel import CancelToken
-from codegen_edge.runtimes.generation.params import GenerationParams
+from codegen_edge.runtimes.generation.params import GenerationParams, allowed_ids, check_ids
 from codegen_edge.runtimes.runtime import KVCache, Logits, Runtime, TokenIds
 
 OnPrefill = Callable[[int, int], None]
@@ -40,6 +41,23 @@ def fitting_prompt(prompt: Sequence[int], params: GenerationParams, context_leng
             'hold what is generated. Shorten it, or cut it with prompt_overflow="cut-left"'
         )
     return list(prompt)
+
+
+def check_request(
+    prompts: Sequence[Sequence[int]], params: GenerationParams, config: ModelConfig, num_allowed_ids: int | None
+) -> list[list[int]]:
+    """Check all that can be checked before a model computes.
+
+    Returns:
+        The prompts, cut where `prompt_overflow` says so.
+
+    Raises:
+        InvalidInputError: no prompt, an empty one, an id outside the vocabulary.
+        ContextLengthError: a prompt leaves no room for a new token.
+    """
+    check_prompts(prompts, config.vocab_size)
+    check_ids(params, allowed_ids(num_allowed_ids, config.vocab_size))
+    return [fitting_prompt(prompt, params, config.context_length) for prompt in prompts]
 
 
 def check_prompts(prompts: Sequence[Sequence[int]], vocab_size: int) -> None:

@@ -34,6 +34,8 @@ class ScoreRules:
         self._end_ids = list(end_ids)
         self._bias_ids = np.array(list(params.logit_bias), np.int64)
         self._biases = np.array(list(params.logit_bias.values()), np.float32)
+        # As in transformers: a word that is an end id alone is no bad word (min_new_tokens keeps a text from ending).
+        self._bad_words = [word for word in params.bad_words_ids if len(word) > 1 or word[0] not in self._end_ids]
         self._suppressed = np.array(params.suppressed_ids, np.int64)
         self.is_idle = not (
             params.logit_bias
@@ -67,7 +69,7 @@ class ScoreRules:
             # A prompt may hold ids that no token has; they are not chosen anyhow.
             repeated = [each for each in ids_that_repeat(ids, params.no_repeat_ngram_size) if each < len(scores)]
             scores[repeated] = _NEVER
-        for word in params.bad_words_ids:
+        for word in self._bad_words:
             before = len(word) - 1
             if before == 0 or (before <= len(ids) and tuple(ids[-before:]) == word[:-1]):
                 scores[word[-1]] = _NEVER

@@ -122,6 +122,7 @@ class DraftModel:
         self._runtime = runtime
         self._cache: KVCache | None = None
         self._held: list[int] = []
+        self._is_interrupted = False
         self._step_seconds: deque[float] = deque(maxlen=_TIMINGS)  # of steps of one token
 
     @property
@@ -131,6 +132,7 @@ class DraftModel:
 
     def interrupt(self) -> None:
         """Stop the step in flight."""
+        self._is_interrupted = True
         if self._cache is not None:
             self._cache.interrupt()
 
@@ -140,6 +142,10 @@ class DraftModel:
         count = min(count, config.context_length - len(ids))
         if count < 1:
             return []
+        if self._is_interrupted:
+            # Of an earlier generation, which ended before its next guess. It may still be pending on the cache, where
+            # it would stop this one.
+            self._forget()
         if self._cache is None:
             self._cache = self._runtime.new_cache(1, config.context_length)
         common = common_length(self._held, ids[:-1])
@@ -148,8 +154,11 @@ class DraftModel:
         try:
             return self._guesses(ids, list(ids[common:]), count, chooser)
         except CancelledError:
-            self._cache, self._held = None, []  # an interruption may still be pending on it
+            self._forget()
             raise
+
+    def _forget(self) -> None:
+        self._cache, self._held, self._is_interrupted = None, [], False
 
     def _guesses(self, ids: Sequence[int], new: list[int], count: int, chooser: TokenChooser) -> list[int]:
         assert self._cache is not None

@@ -17,7 +17,7 @@ from codegen_edge.errors import InvalidInputError
 from codegen_edge.runtimes import Runtime, open_runtime
 from codegen_edge.runtimes.generation import CancelToken, GenerationLoop, GenerationParams
 from codegen_edge.runtimes.generation.beams import beam_search
-from codegen_edge.runtimes.generation.prefill import OnPrefill
+from codegen_edge.runtimes.generation.prefill import OnPrefill, check_request
 from codegen_edge.runtimes.generation.speculation import Drafter, DraftModel, PromptLookup, Speculator
 from codegen_edge.session import Session
 from codegen_edge.tokenizer import Tokenizer
@@ -92,11 +92,11 @@ class Model:
         """
         prompts, settings = _as_batch(prompt), _with_suffix(GenerationParams(**params), suffix)
         if settings.num_beams > 1:
-            if not prompts:
-                raise InvalidInputError("no prompt was given")
             if draft is not None:
                 raise InvalidInputError("draft does not go with beam search: all its beams are fed in one step")
-            completions = [self._search_beams(text, settings, cancel, on_prefill) for text in prompts]
+            token_ids = [self.tokenizer.encode(text) for text in prompts]
+            check_request(token_ids, settings, self.runtime.config, self.tokenizer.vocab_size)
+            completions = [self._search_beams(ids, settings, cancel, on_prefill) for ids in token_ids]
         else:
             collector = self._collector(prompts, settings, draft, cancel, on_prefill)
             for _ in collector.events():
@@ -126,9 +126,11 @@ class Model:
     def astream(
         self, prompt: str | Sequence[str], *, cancel: CancelToken | None = None, **options: Any
     ) -> AsyncEvents[TextEvent]:
-        """`stream` for asyncio: the steps run in a thread; leaving the iteration cancels them."""
-        token = cancel or CancelToken()
-        return AsyncEvents(lambda: iter(self.stream(prompt, cancel=token, **options)), token)
+        """`stream` for asyncio: each step runs in a thread when its event is asked for.
+
+        A cancelled task, `aclose` and the end of an `async with` stop the step in flight; `cancel` stays as it was.
+        """
+        return AsyncEvents(lambda token: iter(self.stream(prompt, cancel=token, **options)), cancel)
 
     def session(self) -> Session:
         """An empty text that is continued turn by turn, without computing anything twice."""
@@ -175,9 +177,8 @@ class Model:
         )
 
     def _search_beams(
-        self, prompt: str, params: GenerationParams, cancel: CancelToken | None, on_prefill: OnPrefill | None
+        self, token_ids: list[int], params: GenerationParams, cancel: CancelToken | None, on_prefill: OnPrefill | None
     ) -> Completion:
-        token_ids = self.tokenizer.encode(prompt)
         started_at = time.perf_counter()
         beams = beam_search(
             self.runtime,

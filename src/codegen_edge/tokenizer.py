@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 
 from tokenizers import Tokenizer as BackendTokenizer
@@ -31,12 +31,15 @@ class Tokenizer:
         # Some checkpoints store these for training; they would shorten or pad prompts without a word.
         self._backend.no_truncation()
         self._backend.no_padding()
+        # Once: the library builds the whole vocabulary anew for every question (50 ms at CodeGen's 50,257 ids).
+        vocabulary = self._backend.get_vocab(with_added_tokens=True)
+        self._vocab_size = max(vocabulary.values(), default=-1) + 1
         self._added = {token_id: token.content for token_id, token in self._backend.get_added_tokens_decoder().items()}
 
     @property
     def vocab_size(self) -> int:
         """Number of ids, added tokens included; a model's V may be larger."""
-        return max(self._backend.get_vocab(with_added_tokens=True).values()) + 1
+        return self._vocab_size
 
     @property
     def end_of_text_id(self) -> int | None:
@@ -44,7 +47,7 @@ class Tokenizer:
         token_id: int | None = self._backend.token_to_id(END_OF_TEXT)
         return token_id
 
-    @property
+    @cached_property
     def fingerprint(self) -> str:
         """Hash of every token and its id: where it is equal, ids mean the same text."""
         vocabulary = sorted(self._backend.get_vocab(with_added_tokens=True).items())

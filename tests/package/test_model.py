@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import asyncio
 import threading
 import time
 from pathlib import Path
@@ -205,43 +204,6 @@ def test_draft_of_another_tokenizer_is_refused(model: Model, trained_bundle: Bun
         model.generate("a", draft=other)
     with pytest.raises(InvalidInputError, match="draft must be"):
         model.generate("a", draft="guess")  # type: ignore[call-overload]
-
-
-def test_asynchronous_stream_gives_the_same_events(model: Model) -> None:
-    async def collect() -> list[tuple[str, int | None]]:
-        return [(event.text, event.token_id) async for event in model.astream("def f", max_new_tokens=8)]
-
-    expected = [(event.text, event.token_id) for event in model.stream("def f", max_new_tokens=8)]
-    assert asyncio.run(collect()) == expected
-
-
-def test_asynchronous_stream_that_is_left_cancels_and_one_that_fails_raises(model: Model) -> None:
-    cancel = CancelToken()
-
-    async def leave() -> None:
-        stream = model.astream("def f", max_new_tokens=100, cancel=cancel)
-        async for _ in stream:
-            break
-        await stream.aclose()
-
-    asyncio.run(leave())
-    assert cancel.is_cancelled
-
-    forgotten = CancelToken()
-
-    async def forget() -> None:
-        async for _ in model.astream("def f", max_new_tokens=100, cancel=forgotten):
-            break
-
-    asyncio.run(forget())
-    assert forgotten.is_cancelled
-
-    async def fail() -> None:
-        async for _ in model.astream("", max_new_tokens=3):
-            pass
-
-    with pytest.raises(InvalidInputError, match="empty"):
-        asyncio.run(fail())
 
 
 def test_deadline_ends_a_completion(model: Model) -> None:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from codegen_edge.bundle import Bundle
 from codegen_edge.cli import cli
+from codegen_edge.dependencies import install_command
 from codegen_edge.diagnosis import diagnose
 from codegen_edge.errors import BackendError, CancelledError, InvalidInputError, RuntimeUnavailableError
 from codegen_edge.ort_session import load_onnxruntime
@@ -331,7 +332,7 @@ def test_doctor_tells_what_a_machine_without_a_gpu_lacks(cudart: FakeCudart, mon
     found = parts(lambda name: None if name == "onnxruntime-gpu" else "1.32.0", monkeypatch)
     assert not found["GPU"].is_ok
     assert "no NVIDIA driver" in found["GPU"].found
-    assert 'pip install "codegen-edge[cuda]"' in found["runtime cuda"].remedy
+    assert install_command("cuda") in found["runtime cuda"].remedy
     assert "tensorrt-rtx" in found["runtime tensorrt"].found
     assert "no NVIDIA driver" in found["runtime tensorrt"].remedy
     assert found["runtime cpu"].is_ok

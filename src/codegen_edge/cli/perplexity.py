@@ -29,6 +29,7 @@ def perplexity(bundle: Path, texts: tuple[Path, ...], runtime: str, threads: int
     from codegen_edge.checkpoints.corpora import load_corpus
     from codegen_edge.cli.console import stderr, stdout
     from codegen_edge.cli.texts import read_text
+    from codegen_edge.evaluation.intervals import shown_interval
     from codegen_edge.evaluation.perplexity import measure_perplexity
     from codegen_edge.runtimes import open_runtime
     from codegen_edge.tokenizer import Tokenizer
@@ -50,6 +51,7 @@ def perplexity(bundle: Path, texts: tuple[Path, ...], runtime: str, threads: int
         click.echo(json.dumps(result.to_dict()))
     else:
         stdout.print(
-            f"perplexity {result.perplexity:.3f} a token, {result.bits_per_byte:.4f} bits per byte, over "
+            f"perplexity {result.perplexity:.3f}{shown_interval(result.perplexity_interval, '.3f')} per token, "
+            f"{result.bits_per_byte:.4f}{shown_interval(result.bits_per_byte_interval, '.4f')} bits per byte, over "
             f"{result.num_tokens:,} tokens of {result.num_documents} texts ({result.num_bytes:,} bytes)"
         )

@@ -188,9 +188,14 @@ def damage_line(damage: dict[str, Any] | None) -> str:
     """What quantizing did to the model, in a line."""
     if damage is None:
         return "damage not measured"
+    from codegen_edge.evaluation.intervals import shown_interval
+
+    loss = shown_interval(damage.get("perplexity_loss_interval"), "+.2%")
     return (
         f"perplexity {damage['perplexity']:.3f} against {damage['reference_perplexity']:.3f} "
-        f"({damage['perplexity_loss']:+.2%}), KL {damage['mean_kl']:.1e}, top-1 {damage['top1_agreement']:.2%}"
+        f"({damage['perplexity_loss']:+.2%}{loss}), "
+        f"KL {damage['mean_kl']:.1e}{shown_interval(damage.get('mean_kl_interval'), '.1e')}, "
+        f"top-1 {damage['top1_agreement']:.2%}{shown_interval(damage.get('top1_interval'), '.2%')}"
     )
 
 

@@ -243,7 +243,7 @@ def test_doctor_without_a_runtime_fails_and_tells_what_to_install(run: Run, monk
     monkeypatch.setenv("COLUMNS", "200")
     done = run("doctor")
     assert done.code == 1
-    assert 'pip install "codegen-edge[cpu]"' in done.stdout
+    assert 'pip install ".[cpu]"' in done.stdout
 
 
 def loaded_modules(statement: str) -> set[str]:
