@@ -68,6 +68,12 @@ def run(label: str) -> int:
     return code
 
 
+def load_runs() -> list[dict[str, Any]]:
+    """What was recorded."""
+    runs: list[dict[str, Any]] = json.loads(RESULT.read_text())["runs"]
+    return runs
+
+
 def proved(runs: list[dict[str, Any]]) -> dict[str, list[str]]:
     """Every version of each package that a run passed with, oldest first."""
     versions = {name: {entry["versions"][name] for entry in runs} for name in SHOWN}
@@ -101,7 +107,7 @@ def main(arguments: list[str]) -> int:
         case ["run", label]:
             return run(label)
         case ["write"]:
-            runs = json.loads(RESULT.read_text())["runs"]
+            runs = load_runs()
             PAGE.write_text(render(PAGE.read_text(), runs))
             PROVED.write_text(json.dumps(proved(runs), indent=2) + "\n")
         case _:

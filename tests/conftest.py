@@ -13,6 +13,7 @@ import pytest
 from hypothesis import settings
 
 from codegen_edge.bundle import Bundle, open_bundle
+from codegen_edge.dependencies import disable_telemetry
 from codegen_edge.exporter import ExportOptions, export_checkpoint, locate_checkpoint
 from codegen_edge.exporter.random_checkpoint import ModelShape, write_random_checkpoint
 from codegen_edge.runtimes import RUNTIMES
@@ -30,6 +31,8 @@ TEXTS = (
 TINY = ModelShape(n_layer=2, n_embd=64, n_head=4, rotary_dim=16, vocab_size=640, n_positions=128)
 # Sharp enough that a wrong position, mask or layout moves logits by far more than the tolerance.
 SHARP = 0.25
+
+disable_telemetry()  # some tests import onnxruntime and onnxruntime-genai themselves
 
 MakeCheckpoint = Callable[..., Path]
 

@@ -67,7 +67,7 @@ class ScriptedCache:
         self.sequences[row] = [int(token_id) for token_id in tensors["tokens"]]
 
     def interrupt(self) -> None:
-        """Make the next step raise CancelledError."""
+        """Make the step in flight, or the next one, raise CancelledError."""
         self.interrupted = True
 
 
@@ -126,15 +126,18 @@ class ScriptedRuntime:
         counts = check_step(token_ids, cache, counts, self.config.vocab_size)
         if self._before_step is not None:
             self._before_step(len(self.steps))
-        if cache.interrupted:
-            cache.interrupted = False
-            raise CancelledError("the step was cancelled")
-        self.steps.append((token_ids.shape[0], token_ids.shape[1]))
+        before = cache.lengths
         logits = np.zeros((*token_ids.shape, self.config.vocab_size), np.float32)
         for row, count in enumerate(counts):
             for position in range(count):
+                if cache.interrupted:
+                    cache.interrupted = False
+                    for each, length in enumerate(before):
+                        cache.rewind(each, int(length))
+                    raise CancelledError("the step was cancelled")
                 cache.sequences[row].append(int(token_ids[row, position]))
                 logits[row, position] = self._script(tuple(cache.sequences[row]))
+        self.steps.append((token_ids.shape[0], token_ids.shape[1]))
         return logits if all_logits else logits[np.arange(len(counts)), counts - 1]
 
     def close(self) -> None:

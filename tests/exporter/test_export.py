@@ -17,6 +17,7 @@ from codegen_edge import contract
 from codegen_edge.bundle import Bundle, open_bundle
 from codegen_edge.errors import (
     CheckpointError,
+    IncompatibleVersionError,
     InvalidInputError,
     NumericsError,
     ParityError,
@@ -24,8 +25,15 @@ from codegen_edge.errors import (
     UnsupportedModelError,
 )
 from codegen_edge.evaluation.verify import verify_bundle
-from codegen_edge.exporter import ExportOptions, export_checkpoint, locate_checkpoint, open_checkpoint
+from codegen_edge.exporter import (
+    ExportOptions,
+    export_checkpoint,
+    load_reference_model,
+    locate_checkpoint,
+    open_checkpoint,
+)
 from codegen_edge.exporter.random_checkpoint import ModelShape
+from codegen_edge.exporter.targets.rotary import rotary_tables
 from tests.conftest import MakeCheckpoint
 
 
@@ -264,3 +272,30 @@ def test_too_little_space_is_refused_before_anything_is_written(
     with pytest.raises(StorageError, match="0.00 GB free"):
         export(tiny_checkpoint, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_rotary_tables_are_those_of_transformers_to_the_last_bit(tiny_checkpoint: Path) -> None:
+    checkpoint = open_checkpoint(tiny_checkpoint)
+    tables = rotary_tables(checkpoint.model)
+    buffers = dict(load_reference_model(checkpoint).named_buffers())
+    (own, *_) = [buffer for name, buffer in buffers.items() if name.endswith("embed_positions")]
+    sin, cos = own.chunk(2, dim=1)
+    assert torch.equal(tables["rotary_sin"], sin)
+    assert torch.equal(tables["rotary_cos"], cos)
+
+
+def test_a_transformers_that_cannot_be_traced_is_an_error_with_versions(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As when a release renames what its blocks hand to one another."""
+
+    def forward(*_: Any, **__: Any) -> None:
+        raise TypeError("attention() missing 1 required positional argument: 'layer_past'")
+
+    monkeypatch.setattr("transformers.CodeGenModel.forward", forward)
+    with pytest.raises(
+        IncompatibleVersionError, match=r"transformers \d.*TypeError: attention.*Proved are transformers"
+    ) as caught:
+        export_checkpoint(locate_checkpoint(str(tiny_checkpoint)), tmp_path / "out")
+    assert caught.value.exit_code == 2
+    assert not (tmp_path / "out").exists()

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any, NoReturn
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -74,3 +76,16 @@ def test_file_that_is_no_tokenizer_is_refused(bundle_copy: Bundle) -> None:
     bundle_copy.tokenizer_path.write_text("{}")
     with pytest.raises(BundleError, match="no tokenizer"):
         Tokenizer(bundle_copy.tokenizer_path)
+
+
+def test_the_vocabulary_is_built_once(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library makes it anew for every question: 50 ms at CodeGen's size, which a chat turn asks several times."""
+    tokenizer = Tokenizer(tiny_bundle.tokenizer_path)
+    sizes, fingerprint = tokenizer.vocab_size, tokenizer.fingerprint
+
+    class Silent:
+        def get_vocab(self, **_: Any) -> NoReturn:
+            pytest.fail("the vocabulary was built again")
+
+    monkeypatch.setattr(tokenizer, "_backend", Silent())
+    assert (tokenizer.vocab_size, tokenizer.fingerprint) == (sizes, fingerprint)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from codegen_edge.bundle import Bundle, open_bundle
 from codegen_edge.errors import BundleError, InvalidInputError, NumericsError, StorageError
-from codegen_edge.evaluation.damage import kl_divergences, measure_damage
+from codegen_edge.evaluation.damage import kl_divergences, measure_damage, spread_sample
 from codegen_edge.evaluation.parity import kl_divergence
 from codegen_edge.exporter import ExportOptions, export_checkpoint, locate_checkpoint
 from codegen_edge.exporter.random_checkpoint import ModelShape, write_random_checkpoint
@@ -26,6 +26,7 @@ from codegen_edge.quantization import QuantizeOptions, quantize_bundle
 from codegen_edge.quantization.matrices import Matrix
 from codegen_edge.quantization.schemes import SCHEMES, SchemeOptions, find_scheme
 from codegen_edge.runtimes import open_runtime
+from codegen_edge.runtimes.backends.ort_cpu import OrtCpuRuntime
 from codegen_edge.tokenizer import Tokenizer
 
 # The most that a matrix's relative error may be, over all matrices; random weights are the hardest to quantize.
@@ -163,6 +164,85 @@ def test_damage_of_a_model_beside_itself_is_none(tiny_bundle: Bundle, quantized:
     other = measure_damage(runtimes[2], runtimes[1], tokenizer, texts)
     assert other.mean_kl > 1e-3
     assert other.top1_agreement < 1
+
+
+def test_measuring_takes_the_beginnings_of_all_documents() -> None:
+    documents = [np.arange(length) for length in (5000, 300, 1, 4000, 20, 900)]
+    sample = spread_sample(documents, 2000)
+    assert sum(len(each) - 1 for each in sample) == 2000
+    assert min(len(each) - 1 for each in sample) == 19
+    assert len(sample) == 5  # all but the one that predicts nothing
+    for each, whole in zip(sample, (documents[0], documents[1], documents[3], documents[4], documents[5]), strict=True):
+        np.testing.assert_array_equal(each, whole[: len(each)])
+    few = spread_sample(documents, 600)
+    assert len(few) == 2
+    assert {each[0] for each in few} == {0}
+    assert spread_sample(documents, None)[0] is documents[0]
+    assert spread_sample([], 100) == []
+
+
+def test_damage_has_intervals_over_documents(tiny_bundle: Bundle, quantized: Quantized) -> None:
+    tokenizer = Tokenizer(tiny_bundle.tokenizer_path)
+    runtimes = [open_runtime("cpu", bundle) for bundle in (quantized("int4")[0], tiny_bundle)]
+    texts = ["def f(x):\n    return x\n" * 9, "import os\n" * 20, "class A:\n    pass\n" * 12, "x = 1\n" * 30]
+    damage = measure_damage(runtimes[0], runtimes[1], tokenizer, texts)
+    assert damage.num_documents == 4
+    for interval, value in (
+        (damage.perplexity_loss_interval, damage.perplexity_loss),
+        (damage.mean_kl_interval, damage.mean_kl),
+        (damage.top1_interval, damage.top1_agreement),
+    ):
+        assert interval is not None
+        assert interval[0] <= value <= interval[1]
+        assert interval[0] < interval[1]
+    assert measure_damage(runtimes[0], runtimes[1], tokenizer, texts[:1]).mean_kl_interval is None
+
+
+@pytest.mark.parametrize("scheme", ["int8", "int4"])
+def test_zero_points_of_the_embedding_table_are_written(scheme: str, quantized: Quantized) -> None:
+    """Without them GatherBlockQuantized means 128 on the CPU, and in some releases 0 on CUDA."""
+    bundle, _ = quantized(scheme)
+    (node,) = [node for node in ir.load(bundle.model_path).graph if node.op_type == "GatherBlockQuantized"]
+    assert len(node.inputs) == 4
+    points = node.inputs[3]
+    assert points is not None
+    assert points.const_value is not None
+    if scheme == "int8":
+        assert set(np.unique(points.const_value.numpy())) == {128}
+
+
+def test_a_reference_for_gpus_leaves_activations_unrounded(tiny_bundle: Bundle, quantized: Quantized) -> None:
+    """GPUs do; against the rounding reference a right GPU would look wrong."""
+    bundle, _ = quantized("int8")
+    ids = np.random.default_rng(5).integers(0, 300, (1, 40))
+    logits = {}
+    for rounds in (True, False):
+        runtime = OrtCpuRuntime(bundle, rounds_activations=rounds)
+        logits[rounds] = runtime.step(ids, runtime.new_cache(1, 40), all_logits=True)[0]
+        runtime.close()
+    exact = dequantized_runtime(tiny_bundle, bundle)
+    truth = exact.step(ids, exact.new_cache(1, 40), all_logits=True)[0]
+    assert np.abs(logits[False] - truth).max() < 2e-4
+    assert np.abs(logits[True] - truth).max() > 10 * np.abs(logits[False] - truth).max()
+
+
+def dequantized_runtime(float_bundle: Bundle, bundle: Bundle) -> OrtCpuRuntime:
+    """The float graph with the weights that an int8 bundle's codes stand for."""
+    graph = ir.load(bundle.model_path).graph
+    stored = {name: value.const_value.numpy() for name, value in graph.initializers.items() if value.const_value}
+    weights = {}
+    for node in graph:
+        if node.op_type not in ("MatMulNBits", "GatherBlockQuantized"):
+            continue
+        codes, scales = (node.inputs[place] for place in ((0, 2) if node.op_type != "MatMulNBits" else (1, 2)))
+        assert codes is not None
+        assert scales is not None
+        block = node.attributes["block_size"].as_int()
+        rows = np.asarray(stored[str(codes.name)], np.float32).reshape(len(stored[str(scales.name)]), -1, block)
+        by_row = ((rows - 128) * stored[str(scales.name)][..., None]).reshape(len(rows), -1)
+        name = str(codes.name).removesuffix(".codes")
+        weights[name] = by_row if node.op_type == "GatherBlockQuantized" else np.ascontiguousarray(by_row.T)
+    return OrtCpuRuntime(float_bundle, weights=weights)
 
 
 def test_divergences_are_those_of_parity() -> None:

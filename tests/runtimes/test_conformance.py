@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from codegen_edge.bundle import Bundle
 from codegen_edge.errors import BackendError, CancelledError, ContextLengthError, InvalidInputError
 from codegen_edge.exporter import load_reference_model, open_checkpoint
 from codegen_edge.runtimes import RUNTIMES as REGISTERED
-from codegen_edge.runtimes import Runtime, TokenIds, open_runtime
+from codegen_edge.runtimes import KVCache, Runtime, TokenIds, open_runtime
 from codegen_edge.runtimes.backends.reference import ReferenceRuntime
 from codegen_edge.runtimes.backends.scripted import ScriptedRuntime
 from codegen_edge.runtimes.backends.tensorrt import TensorRTRuntime
@@ -257,6 +258,40 @@ def test_interrupted_step_is_cancelled_and_the_cache_stays_usable(runtime: Runti
         runtime.step(row_of(17), cache)
     assert cache.lengths.tolist() == [2]
     assert_close(runtime.step(row_of(17), cache)[0], full_forward(runtime, TOKENS[:3])[-1], "afterwards")
+
+
+def test_step_in_flight_is_cancelled(runtime: Runtime) -> None:
+    """Interrupted after it began: a runtime that looks only before a step would go on to its end."""
+    token_ids = np.tile(np.arange(100), (8, 1))
+    started = time.perf_counter()
+    runtime.step(token_ids, runtime.new_cache(8, 101), all_logits=True)
+    whole_seconds = time.perf_counter() - started
+    for trial in range(60):
+        cache = runtime.new_cache(8, 101)
+        has_begun, outcome = threading.Event(), list[str]()
+
+        def work(cache: KVCache = cache, has_begun: threading.Event = has_begun, outcome: list[str] = outcome) -> None:
+            has_begun.set()
+            try:
+                runtime.step(token_ids, cache, all_logits=True)
+            except CancelledError:
+                outcome.append("cancelled")
+            else:
+                outcome.append("done")
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        has_begun.wait()
+        time.sleep(whole_seconds * (0.3 + 0.01 * trial))  # well behind what is looked at before a step
+        cache.interrupt()
+        thread.join()
+        if outcome == ["cancelled"]:
+            assert cache.lengths.tolist() == [0] * 8
+            assert_close(
+                runtime.step(token_ids[:, :4], cache)[0], full_forward(runtime, (0, 1, 2, 3))[-1], "afterwards"
+            )
+            return
+    pytest.fail("no step was cancelled in flight")
 
 
 def test_threads_with_caches_of_their_own_do_not_disturb_each_other(runtime: Runtime) -> None:

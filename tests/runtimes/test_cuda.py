@@ -5,7 +5,9 @@ from __future__ import annotations
 import ctypes
 import gc
 import sys
+import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,6 +26,7 @@ from codegen_edge.ort_session import load_onnxruntime
 from codegen_edge.runtimes import open_runtime
 from codegen_edge.runtimes.backends.cuda import GraphRuntime, load_cuda_provider, open_device_session
 from codegen_edge.runtimes.backends.kv_buffers import KVBuffers
+from codegen_edge.runtimes.backends.scripted import ScriptedRuntime
 from codegen_edge.runtimes.build import build_half
 from codegen_edge.runtimes.devices import Device, HostDevice
 from codegen_edge.runtimes.devices import cuda as cuda_device
@@ -150,14 +153,52 @@ def test_arrays_of_every_device_do_the_same(device: Device) -> None:
 
 
 def test_memory_is_freed_with_the_last_array_that_uses_it(cudart: FakeCudart) -> None:
-    array = CudaDevice().zeros((3, 1, 5, 4), np.float16)
+    device = CudaDevice()
+    array = device.zeros((3, 1, 5, 4), np.float16)
     some = array.rows(1, 2)
     del array
     gc.collect()
+    device.free_released()
     assert len(cudart.allocations) == 1
     del some
     gc.collect()
+    # A finalizer may run while a CUDA graph is recorded, which a free would break: it only notes the memory.
+    assert len(cudart.allocations) == 1
+    device.free_released()
     assert not cudart.allocations
+    kept = device.zeros((1, 1, 1, 1), np.float16)
+    del kept
+    gc.collect()
+    device.zeros((1, 1, 1, 1), np.float16)
+    assert len(cudart.allocations) == 1  # the next allocation frees what was noted
+
+
+def test_nothing_is_allocated_while_another_thread_holds_the_lock(cudart: FakeCudart) -> None:
+    """Recording a step holds it: an allocation of any thread would break the recording."""
+    device, done = CudaDevice(), threading.Event()
+
+    def allocate() -> None:
+        device.zeros((1, 1, 1, 1), np.float16)
+        done.set()
+
+    with cuda_device.ALLOCATION_LOCK:
+        thread = threading.Thread(target=allocate)
+        thread.start()
+        assert not done.wait(0.1)
+        assert not cudart.allocations
+    assert done.wait(5)
+    thread.join()
+
+
+def test_moving_rows_waits_for_the_device_once(cudart: FakeCudart, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = CudaDevice()
+    config = ScriptedRuntime(lambda _: np.zeros(8, np.float32), vocab_size=8).config
+    cache = KVBuffers(replace(config, num_layers=3), 4, 16, np.float32, device=device)
+    cache.lengths[:] = 9
+    waits: list[int] = []
+    monkeypatch.setattr(device, "synchronize", lambda: waits.append(1))
+    cache.select([3, 1, 2])
+    assert len(waits) == 1
 
 
 def test_full_device_is_told_with_what_to_do(cudart: FakeCudart) -> None:

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from codegen_edge.errors import CancelledError, ContextLengthError, InvalidInputError
-from codegen_edge.runtimes.backends.scripted import ScriptedRuntime
+from codegen_edge.runtimes.backends.scripted import ScriptedCache, ScriptedRuntime
 from codegen_edge.runtimes.generation import CancelToken, GenerationLoop, GenerationParams, RunningBatch, TokenEvent
 
 VOCAB_SIZE, EOS = 32, 0
@@ -234,3 +234,26 @@ def test_logprobs_come_with_their_tokens() -> None:
         assert event.top_logprobs[0][0] == event.token_id
         assert len(event.top_logprobs) == 2
         ids.append(event.token_id)
+
+
+def test_a_row_that_leaves_moves_one_row_and_not_all_behind_it() -> None:
+    moves: list[int] = []
+
+    class Watched(ScriptedCache):
+        def select(self, rows: Sequence[int], shared: int = 0) -> None:
+            moves.append(sum(new != old for new, old in enumerate(rows)))
+            super().select(rows, shared)
+
+    class WatchedRuntime(ScriptedRuntime):
+        def new_cache(self, batch_size: int, capacity: int) -> ScriptedCache:
+            return Watched(batch_size, capacity)
+
+    batch = RunningBatch(WatchedRuntime(hash_script, vocab_size=VOCAB_SIZE, eos_token_id=EOS))
+    rows = batch.add([[1 + row] for row in range(8)], GenerationParams(max_new_tokens=50, suppressed_ids=(EOS,)))
+    list(batch.step())
+    moves.clear()
+    batch.finish(rows[0])
+    batch.finish(rows[2])
+    tokens = [event.row for event in batch.step()]
+    assert sorted(tokens) == [1, 3, 4, 5, 6, 7]
+    assert moves == [2]

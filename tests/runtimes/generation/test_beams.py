@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from codegen_edge.errors import CancelledError, ContextLengthError, InvalidInputError, NumericsError
@@ -17,7 +19,7 @@ from codegen_edge.runtimes import Runtime
 from codegen_edge.runtimes.backends.reference import ReferenceRuntime
 from codegen_edge.runtimes.backends.scripted import ScriptedRuntime, script_of_tokens
 from codegen_edge.runtimes.generation import CancelToken, GenerationParams
-from codegen_edge.runtimes.generation.beams import beam_search
+from codegen_edge.runtimes.generation.beams import _largest, beam_search
 from codegen_edge.runtimes.registry import open_runtime
 from codegen_edge.tokenizer import Tokenizer
 
@@ -173,3 +175,12 @@ def test_bad_input_is_refused() -> None:
     cancel.cancel()
     with pytest.raises(CancelledError):
         beam_search(scripted(), [1], params, cancel=cancel)
+
+
+@given(
+    st.lists(st.one_of(st.just(-np.inf), st.integers(-3, 3).map(float)), min_size=1, max_size=300), st.integers(1, 40)
+)
+def test_largest_are_those_of_a_stable_sort(values: list[float], count: int) -> None:
+    scores = np.array(values, np.float32)
+    expected = np.argsort(-scores, kind="stable")[:count]
+    np.testing.assert_array_equal(_largest(scores, count), expected)

@@ -62,6 +62,10 @@ TWINS: dict[str, tuple[dict[str, Any], LogitsProcessor]] = {
         {"bad_words_ids": ((7,), (1, 2), (3, 3, 5))},
         NoBadWordsLogitsProcessor([[7], [1, 2], [3, 3, 5]], eos_token_id=EOS),
     ),
+    "bad words, one of them the end of text": (
+        {"bad_words_ids": ((EOS,), (4,), (2, EOS))},
+        NoBadWordsLogitsProcessor([[EOS], [4], [2, EOS]], eos_token_id=EOS),
+    ),
     "bias": ({"logit_bias": {3: 2.5, 99: -4.0}}, SequenceBiasLogitsProcessor({(3,): 2.5, (99,): -4.0})),
     "suppressed": ({"suppressed_ids": (1, 50, 119)}, SuppressTokensLogitsProcessor([1, 50, 119])),
     "min new": (

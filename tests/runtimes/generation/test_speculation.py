@@ -270,6 +270,15 @@ def test_draft_model_reads_a_long_text_a_chunk_a_step() -> None:
     assert [num_new for _, num_new in small.steps] == [256, 256, 88, 1]
 
 
+def test_draft_model_that_was_interrupted_between_two_guesses_drafts_again() -> None:
+    """A generation may be cancelled while the large model steps: the small one must not be stopped by that later."""
+    small = scripted(script)
+    draft, ids = DraftModel(small), [3, 7, 5]
+    expected = draft.draft(ids, 3, CHOOSER)
+    draft.interrupt()
+    assert draft.draft(ids, 3, CHOOSER) == expected
+
+
 def test_draft_model_whose_logits_are_nan_is_told_of() -> None:
     broken = DraftModel(scripted(lambda sequence: np.full(VOCAB_SIZE, np.nan, np.float32)))
     with pytest.raises(NumericsError, match="draft model are NaN"):
