@@ -6,6 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+from benchmarks.harness import shown_ratio
+from codegen_edge.evaluation.intervals import shown_interval
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 RESULTS = REPOSITORY / "benchmarks" / "results"
 README = REPOSITORY / "README.md"
@@ -72,27 +75,28 @@ def _interop_lines() -> list[str]:
 
 def _quantization_lines() -> list[str]:
     result = load("quantization.json")
-    speed = {row["variant"]: row for row in result["speed"]["variants"]}
+    speed = {row["variant"]: row["speedups"] for row in result["speed"]["variants"]}
     rows = []
     for row in result["quality"]["variants"]:
         measured = speed.get(row["variant"])
-        times = (
-            "| | | |"
-            if measured is None
-            else f"| {measured['decode_speedup']:.1f}× "
-            + (f"| {measured['prefill_speedup']:.1f}× | {measured['long_decode_speedup']:.1f}× |")
-        )
-        rows.append(
-            f"| {row['variant']} | {row['size_ratio']:.3f} | {row['perplexity_loss']:+.2%} | {row['mean_kl']:.1e} "
-            f"| {row['top1_agreement']:.1%} {times}"
-        )
-    tokens = result["quality"]["variants"][0]["num_tokens"]
+        cells = [
+            row["variant"],
+            f"{row['size_ratio']:.3f}",
+            f"{row['perplexity_loss']:+.2%}{shown_interval(row['perplexity_loss_interval'], '+.2%')}",
+            f"{row['mean_kl']:.1e}{shown_interval(row['mean_kl_interval'], '.1e')}",
+            f"{row['top1_agreement']:.1%}{shown_interval(row['top1_interval'], '.1%')}",
+            *(_ratio(measured[figure]) if measured else "" for figure in ("decode", "prefill", "long_decode")),
+        ]
+        rows.append(f"| {' | '.join(cells)} |")
+    quality = result["quality"]["variants"][0]
     return [
-        f"Quantized: damage on the trained checkpoint ({tokens} held-out tokens, through the KV cache, against its "
-        "float32 bundle), speed on the 350M shape against our own float32 in the same run (2 cores; decode after 128 "
-        "tokens, and after 1,900):",
+        "Quantized. Damage: the trained checkpoint against its own float32 bundle, "
+        f"{quality['num_tokens']:,} tokens of {quality['num_documents']} held-out programs, through the "
+        "KV cache; in brackets the 95% interval over programs. Speed: the 350M shape against our own float32 in interleaved rounds, median and range of the "
+        f"rounds' ratios; {_processor(result['speed']['machine'])}:",
         "",
-        "| variant | bytes | perplexity | KL | top-1 | decode | prefill | decode, long |",
+        "| variant | bytes, of float32 | perplexity | KL divergence | top-1 agreement "
+        "| speed of decode after 128 tokens | of a prefill of 128 tokens | of decode after 1,900 tokens |",
         "|---|---|---|---|---|---|---|---|",
         *rows,
     ]
@@ -100,22 +104,39 @@ def _quantization_lines() -> list[str]:
 
 def _generation_lines() -> list[str]:
     result = load("generation.json")
-    rows = [
-        f"| {scheme} | {measured['overhead']['overhead']:.1%} | {measured['batch_of_8']['ratio']:.1f}× "
-        f"| {measured['lookup_edit']['speedup']:.1f}× | {measured['lookup_fresh']['speedup']:.2f}× "
-        f"| {measured['session']['share']:.1%} |"
-        for scheme, measured in result.items()
-        if isinstance(measured, dict) and "overhead" in measured
-    ]
+    rows = []
+    for scheme, measured in result.items():
+        if not isinstance(measured, dict) or "overhead" not in measured:
+            continue
+        added, turn = measured["overhead"]["added_ms"], measured["session"]["share"]
+        cells = [
+            scheme,
+            f"{added['median']:.2f} ms ({added['low']:.2f}–{added['high']:.2f})",
+            *(_ratio(measured[part]) for part in ("batch_of_8", "lookup_edit", "lookup_fresh")),
+            f"{turn['median']:.1%} ({turn['low']:.1%}–{turn['high']:.1%})",
+        ]
+        rows.append(f"| {' | '.join(cells)} |")
+    tokens = next(each["session"]["cached_tokens"] for each in result.values() if "session" in each)
     return [
-        "The generation loop on the 350M shape: what it adds to the bare run of the graph in a decode step; the tokens "
-        "of eight rows against those of one; prompt-lookup on an edit that repeats its prompt, and where guesses are "
-        "wrong; how soon a turn behind 1,500 tokens starts, against reading them:",
+        "The generation loop on the 350M shape, median and range of interleaved rounds; "
+        f"{_processor(result['machine'])}:",
         "",
-        "| variant | overhead | eight rows | lookup, edit | lookup, wrong | turn |",
+        "| variant | what the loop adds to a decode step | tokens per second of eight rows, of one row "
+        "| speed-up of prompt-lookup on an edit that repeats its prompt | speed-up when its drafts fail "
+        f"| time to first token of a new turn with {tokens:,} cached tokens, of reading them |",
         "|---|---|---|---|---|---|",
         *rows,
     ]
+
+
+def _ratio(compared: dict[str, Any]) -> str:
+    return shown_ratio(compared["speedup"], compared["noise"])
+
+
+def _processor(machine: dict[str, Any]) -> str:
+    features = [name for name, is_there in machine["features"].items() if is_there]
+    vnni = "with VNNI" if any("vnni" in name for name in features) else "no VNNI"
+    return f"{machine['cores']} cores of a {machine['processor']} ({', '.join(features)}; {vnni})"
 
 
 def _memory_lines() -> list[str]:
