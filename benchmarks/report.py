@@ -92,8 +92,8 @@ def _quantization_lines() -> list[str]:
     return [
         "Quantized. Damage: the trained checkpoint against its own float32 bundle, "
         f"{quality['num_tokens']:,} tokens of {quality['num_documents']} held-out programs, through the "
-        "KV cache; in brackets the 95% interval over programs. Speed: the 350M shape against our own float32 in interleaved rounds, median and range of the "
-        f"rounds' ratios; {_processor(result['speed']['machine'])}:",
+        "KV cache; in brackets the 95% interval over programs. Speed: the 350M shape against our own float32 in "
+        f"interleaved rounds, median and range of the rounds' ratios; {_processor(result['speed']['machine'])}:",
         "",
         "| variant | bytes, of float32 | perplexity | KL divergence | top-1 agreement "
         "| speed of decode after 128 tokens | of a prefill of 128 tokens | of decode after 1,900 tokens |",
