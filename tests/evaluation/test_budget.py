@@ -115,5 +115,5 @@ def test_bisection_finds_the_fewest_and_has_tried_it(needed: int) -> None:
         return count >= needed
 
     assert _fewest(8, is_enough) == needed
-    assert needed in asked
+    assert needed in asked or needed == 8  # that eight are enough is known before
     assert len(asked) <= 1 + np.ceil(np.log2(9))
