@@ -196,22 +196,23 @@ def measure_scheme(model: Model) -> dict[str, Any]:
 
 
 @click.command()
-def main() -> None:
-    """Write benchmarks/results/generation.json."""
+@click.argument("schemes", type=click.Choice(SCHEMES), nargs=-1)
+def main(schemes: tuple[str, ...]) -> None:
+    """Write benchmarks/results/generation.json: both schemes, or only the given ones."""
     result: dict[str, Any] = {"machine": describe_machine()}
     with tempfile.TemporaryDirectory(dir=Path(__file__).parent.parent, prefix=".demo-") as name:
         folder = Path(name)
-        write_random_checkpoint(folder / "checkpoint", SHAPES["350M"], texts=TEXTS)
-        float_bundle = export_checkpoint(locate_checkpoint(str(folder / "checkpoint")), folder / "fp32")
-        for scheme in SCHEMES:
-            bundle, _ = quantize_bundle(float_bundle, folder / scheme, QuantizeOptions(scheme=scheme))
-            with load_model(bundle.path, check="size") as model:
-                result[scheme] = measure_scheme(model)
         trained = export_checkpoint(locate_checkpoint("codegen-5M-mono"), folder / "trained")
         with load_model(trained.path) as small:
             result["lookup_trained"] = measure_trained_lookup(small)
             click.echo(f"lookup_trained: {result['lookup_trained']}")
-    RESULT.write_text(json.dumps(result, indent=2) + "\n")
+        write_random_checkpoint(folder / "checkpoint", SHAPES["350M"], texts=TEXTS)
+        float_bundle = export_checkpoint(locate_checkpoint(str(folder / "checkpoint")), folder / "fp32")
+        for scheme in schemes or SCHEMES:
+            bundle, _ = quantize_bundle(float_bundle, folder / scheme, QuantizeOptions(scheme=scheme))
+            with load_model(bundle.path, check="size") as model:
+                result[scheme] = measure_scheme(model)
+            RESULT.write_text(json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

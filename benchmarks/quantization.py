@@ -49,8 +49,6 @@ SPEED: dict[str, dict[str, Any] | None] = {
     "int8": {"scheme": "int8"},
     "int8-dynamic": {"scheme": "int8-dynamic"},
     "int4 (default)": {"scheme": "int4", "method": "round"},  # the codes' values are no matter
-    "int4, blocks of 128": {"scheme": "int4", "method": "round", "block_size": 128},
-    "int4 everywhere": {"scheme": "int4", "method": "round", "kept_at_8_bits": frozenset()},
     "int8, int8 KV cache": {"scheme": "int8", "kv_cache": "int8"},
 }
 

@@ -209,3 +209,13 @@ def test_draft_of_another_tokenizer_is_refused(model: Model, trained_bundle: Bun
 def test_deadline_ends_a_completion(model: Model) -> None:
     completion = model.generate("def f", max_new_tokens=100, max_seconds=1e-9, prefill_chunk=1)
     assert (completion.text, completion.token_ids, completion.finish_reason) == ("", (), "deadline")
+
+
+def test_beams_of_a_batch_refuse_a_bad_prompt_before_the_first_search(
+    model: Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model.runtime, "step", lambda *_, **__: pytest.fail("a prompt was searched"))
+    with pytest.raises(InvalidInputError, match="prompt 1 is empty"):
+        model.generate(["def f", ""], num_beams=2, max_new_tokens=4)
+    with pytest.raises(ContextLengthError):
+        model.generate(["def f", "x = 1\n" * 200], num_beams=2, max_new_tokens=4)
