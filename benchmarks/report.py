@@ -136,7 +136,7 @@ def _ratio(compared: dict[str, Any]) -> str:
 def _processor(machine: dict[str, Any]) -> str:
     features = [name for name, is_there in machine["features"].items() if is_there]
     vnni = "with VNNI" if any("vnni" in name for name in features) else "no VNNI"
-    return f"{machine['cores']} cores of a {machine['processor']} ({', '.join(features)}; {vnni})"
+    return f"{machine['cores']} cores, {machine['processor']} ({', '.join(features)}; {vnni})"
 
 
 def _memory_lines() -> list[str]:
