@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codegen_edge import contract
-from codegen_edge.errors import BackendError, CancelledError, InvalidInputError
+from codegen_edge.dependencies import installed_version, proved_versions
+from codegen_edge.errors import BackendError, CancelledError, IncompatibleVersionError, InvalidInputError
 from codegen_edge.model_config import ModelConfig
 from codegen_edge.runtimes.runtime import KVCache, Logits, TokenIds
 from codegen_edge.runtimes.step_input import check_step
@@ -98,7 +99,13 @@ class ReferenceRuntime:
         self.config = config
         self._model = model
         arguments = inspect.signature(model.forward).parameters
-        self._cache_argument = next((name for name in _CACHE_ARGUMENTS if name in arguments), _CACHE_ARGUMENTS[0])
+        known = [name for name in _CACHE_ARGUMENTS if name in arguments]
+        if not known:  # it would vanish in **kwargs, and every step would be computed without its past
+            raise IncompatibleVersionError(
+                f"transformers {installed_version('transformers')} takes its cache by another name than "
+                f"{' or '.join(_CACHE_ARGUMENTS)}; proved are {', '.join(proved_versions()['transformers'])}"
+            )
+        self._cache_argument = known[0]
 
     def new_cache(self, batch_size: int, capacity: int) -> ReferenceCache:
         """Empty caches; `capacity` is a limit, nothing is allocated."""

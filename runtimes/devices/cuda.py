@@ -215,8 +215,11 @@ class CudaDevice:
         num_bytes = max(1, math.prod(shape) * np.dtype(dtype).itemsize)
         with ALLOCATION_LOCK:
             self.activate()
-            self.free_released()
             result = self._cudart.cudaMalloc(num_bytes)
+            if result[0].name == _OUT_OF_MEMORY and self._released:
+                self._cudart.cudaGetLastError()
+                self.free_released()
+                result = self._cudart.cudaMalloc(num_bytes)
         if result[0].name == _OUT_OF_MEMORY:
             self._cudart.cudaGetLastError()  # the next call must not report it again
             raise BackendError(
@@ -231,7 +234,8 @@ class CudaDevice:
     def free_released(self) -> None:
         """Free the memory of arrays that are gone.
 
-        Their finalizers only note it: the garbage collector may run them in the middle of a recording.
+        Their finalizers only note it: the garbage collector may run them in the middle of a recording, and a free
+        waits for the device, which moving many buffers must not do for each.
         """
         with ALLOCATION_LOCK:
             while self._released:
@@ -244,8 +248,10 @@ class CudaDevice:
         self._check(name, getattr(self._cudart, name)(*others, kind, self._stream))
 
     def synchronize(self) -> None:
-        """Wait until the stream has done everything."""
+        """Wait until the stream has done everything, then free what was used by it only."""
         self._check("cudaStreamSynchronize", self._cudart.cudaStreamSynchronize(self._stream))
+        if self._released:
+            self.free_released()
 
     def _check(self, name: str, result: tuple[Any, ...]) -> Any:
         error, *values = result

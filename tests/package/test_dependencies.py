@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from benchmarks import compatibility
@@ -18,6 +19,8 @@ from codegen_edge.dependencies import (
     supported_range,
 )
 from codegen_edge.errors import IncompatibleVersionError, InvalidInputError
+from codegen_edge.runtimes.backends.reference import ReferenceRuntime
+from codegen_edge.runtimes.backends.scripted import ScriptedRuntime
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -89,3 +92,15 @@ def test_a_session_writes_nothing_into_the_home_of_its_user(tmp_path: Path) -> N
         environment.pop(variable, None)
     subprocess.run([sys.executable, "-c", program], env=environment | {"HOME": str(home)}, check=True)
     assert list(home.rglob("*")) == []
+
+
+def test_a_model_whose_cache_has_another_name_is_no_reference() -> None:
+    """transformers would take the unknown name into its **kwargs and compute without a past."""
+
+    class Renamed:
+        def forward(self, input_ids: object, kv_store: object = None, **_: object) -> None:
+            pytest.fail("it was called")
+
+    config = ScriptedRuntime(lambda _: np.zeros(8, np.float32), vocab_size=8).config
+    with pytest.raises(IncompatibleVersionError, match="takes its cache by another name"):
+        ReferenceRuntime(Renamed(), config)
