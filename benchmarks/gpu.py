@@ -83,7 +83,8 @@ def measure_bandwidth(device: CudaDevice) -> float:
     seconds = []
     for _ in range(ROUNDS):
         started = time.perf_counter()
-        target.put(0, 0, source)
+        target.put(0, 0, source)  # queued
+        device.synchronize()
         seconds.append(time.perf_counter() - started)
     return 2 * num_bytes / min(seconds)
 

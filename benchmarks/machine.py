@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import platform
 from pathlib import Path
 from typing import Any
+
+from codegen_edge.dependencies import package_versions
 
 _PACKAGES = ("codegen-edge", "onnxruntime", "onnxruntime-genai", "torch", "transformers", "onnx-ir")
 _FEATURES = ("avx2", "avx512f", "avx_vnni", "avx512_vnni")
@@ -27,5 +28,5 @@ def describe_machine() -> dict[str, Any]:
         "memory_gib": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30),
         "system": platform.system(),
         "python": platform.python_version(),
-        "packages": {name: importlib.metadata.version(name) for name in _PACKAGES},
+        "packages": package_versions(*_PACKAGES),
     }

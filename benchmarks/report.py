@@ -12,6 +12,7 @@ from codegen_edge.evaluation.intervals import shown_interval
 REPOSITORY = Path(__file__).resolve().parent.parent
 RESULTS = REPOSITORY / "benchmarks" / "results"
 README = REPOSITORY / "README.md"
+GPU_PAGE = REPOSITORY / "docs" / "gpu.md"
 PICTURE = REPOSITORY / "docs" / "export_memory.svg"
 START, END = "<!-- results:", "<!-- end of results -->"
 
@@ -22,24 +23,17 @@ def load(name: str) -> dict[str, Any]:
     return fields
 
 
-def render(readme: str) -> str:
-    """README with its results section written anew."""
-    head, _, rest = readme.partition(START)
+def render(page: Path) -> str:
+    """README or docs/gpu.md with its results section written anew."""
+    head, _, rest = page.read_text().partition(START)
     comment, _, rest = rest.partition("\n")
     _, _, tail = rest.partition(END)
-    section = "\n".join(
-        [
-            *_parity_lines(),
-            "",
-            *_interop_lines(),
-            "",
-            *_quantization_lines(),
-            "",
-            *_generation_lines(),
-            "",
-            *_memory_lines(),
-        ]
+    parts = (
+        [_gpu_lines()]
+        if page == GPU_PAGE
+        else [_parity_lines(), _interop_lines(), _quantization_lines(), _generation_lines(), _memory_lines()]
     )
+    section = "\n\n".join("\n".join(lines) for lines in parts)
     return f"{head}{START}{comment}\n{section}\n{END}{tail}"
 
 
@@ -139,6 +133,31 @@ def _processor(machine: dict[str, Any]) -> str:
     return f"{machine['cores']} cores, {machine['processor']} ({', '.join(features)}; {vnni})"
 
 
+def _gpu_lines() -> list[str]:
+    lines: list[str] = []
+    for path in sorted(RESULTS.glob("gpu-*.json")):
+        result = load(path.name)
+        packages = result["machine"]["packages"]
+        onnxruntime = next(f"{name} {packages[name]}" for name in packages if name.startswith("onnxruntime"))
+        rows = [
+            f"| {row['runtime']} | {row['precision']} | {row['batch_size']} | {row['prefill_ms']:.1f} ms "
+            f"| {row['decode_ms']:.2f} ms | {row['decode_tokens_per_second']:,.0f} | {row['roofline_share']:.0%} |"
+            for row in result["rows"]
+            if "error" not in row
+        ]
+        lines += [
+            *([""] if lines else []),
+            f"The {result['rows'][0]['shape']} shape on an {result['gpu']['name']} ({onnxruntime}, "
+            f"torch {packages['torch']}), prompts of {result['prompt_tokens']} tokens; medians of one run:",
+            "",
+            "| runtime | weights | rows | prefill | decode step | tokens per second "
+            "| least time that memory allows, of the decode step |",
+            "|---|---|---|---|---|---|---|",
+            *rows,
+        ]
+    return lines
+
+
 def _memory_lines() -> list[str]:
     rows = [
         f"| {e['size']} | {e['bundle_bytes'] / 1e9:.2f} GB | {e['peak_rss_bytes'] / 1e9:.2f} GB "
@@ -180,5 +199,6 @@ def draw() -> None:
 
 
 if __name__ == "__main__":
-    README.write_text(render(README.read_text()))
+    for page in (README, GPU_PAGE):
+        page.write_text(render(page))
     draw()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ import onnx_ir as ir
 
 from codegen_edge import contract
 from codegen_edge.bundle import Bundle, FileRecord, Manifest, Source, open_bundle, records_of
+from codegen_edge.dependencies import package_versions
 from codegen_edge.errors import CheckpointError
 from codegen_edge.exporter.checkpoint import Checkpoint, open_checkpoint
 from codegen_edge.exporter.clients import client_files
@@ -135,4 +135,4 @@ def _require_head(checkpoint: Checkpoint, task: contract.Task) -> None:
 
 
 def _tool_versions() -> dict[str, str]:
-    return {name: importlib.metadata.version(name) for name in _TOOLS}
+    return package_versions(*_TOOLS)

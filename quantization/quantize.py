@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import shutil
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from codegen_edge import contract
 from codegen_edge.bundle import Bundle, FileRecord, Manifest, open_bundle, records_of
+from codegen_edge.dependencies import package_versions
 from codegen_edge.errors import BundleError, InvalidInputError
 from codegen_edge.graph_io import Progress, all_groups, write_graph, write_weights
 from codegen_edge.quantization.blockwise import Grid
@@ -169,7 +169,7 @@ def _copy_clients(bundle: Bundle, stage: Path) -> None:
 
 
 def _manifest(bundle: Bundle, stage: Path, options: QuantizeOptions, known: dict[str, FileRecord]) -> Manifest:
-    tools = bundle.manifest.tools | {name: importlib.metadata.version(name) for name in _TOOLS}
+    tools = bundle.manifest.tools | package_versions(*_TOOLS)
     precision: Any = options.scheme  # checked by the scheme's registry
     return replace(
         bundle.manifest,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.report import README, render
+from benchmarks.report import GPU_PAGE, README, render
 from codegen_edge.bundle import Bundle
 from codegen_edge.cli import cli
 
@@ -53,5 +53,6 @@ def test_links_lead_to_files() -> None:
             assert (page.parent / link).exists(), f"{page.name}: {link}"
 
 
-def test_numbers_in_the_readme_are_those_of_the_results() -> None:
-    assert render(README.read_text()) == README.read_text()
+@pytest.mark.parametrize("page", [README, GPU_PAGE], ids=lambda page: page.name)
+def test_numbers_in_a_page_are_those_of_the_results(page: Path) -> None:
+    assert render(page) == page.read_text()

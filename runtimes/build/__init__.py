@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -16,6 +15,7 @@ import onnx_ir as ir
 
 from codegen_edge import contract
 from codegen_edge.bundle import ENGINE_FILES, Bundle, Engines, Phase, open_bundle, records_of
+from codegen_edge.dependencies import package_versions
 from codegen_edge.errors import BundleError, InvalidInputError
 from codegen_edge.graph_io import Progress, ReadWeight, WeightGroup, write_graph, write_weights
 from codegen_edge.model_config import ModelConfig
@@ -256,7 +256,7 @@ def _copy_clients(bundle: Bundle, stage: Path) -> None:
 
 
 def _tools(bundle: Bundle) -> dict[str, str]:
-    return bundle.manifest.tools | {name: importlib.metadata.version(name) for name in _TOOLS}
+    return bundle.manifest.tools | package_versions(*_TOOLS)
 
 
 __all__ = ["BuildsEngines", "EngineOptions", "build_engines", "build_half", "engine_bindings", "is_current"]

@@ -56,16 +56,14 @@ class EngineBuilder:
         from codegen_edge.runtimes.devices.cuda import find_gpu
 
         try:
-            return find_gpu(0).name
+            gpu = find_gpu(0)
         except RuntimeUnavailableError as exc:
-            more = "; name one that is elsewhere with --compute-capability" if self._can_name_gpus else ""
+            more = "; name one that is elsewhere with --compute-capability" if self.library.compute_capabilities else ""
             raise RuntimeUnavailableError(
                 f"{self.library.name} builds for this machine's GPU, but {exc}{more}"
             ) from exc
-
-    @property
-    def _can_name_gpus(self) -> bool:
-        return hasattr(self.library.api, "ComputeCapability")
+        self.library.require_support(gpu.name, gpu.compute_capability)
+        return gpu.name
 
     def build(self, graph: Path, inputs: dict[str, Tensor], outputs: dict[str, Tensor]) -> bytes:
         """Build the engine of a graph whose axes are fixed.
@@ -130,16 +128,14 @@ def dtype_name(api: Any, dtype: Any) -> str:
 
 
 def _code(library: TensorRT, capability: str) -> Any:
-    if not hasattr(library.api, "ComputeCapability"):
+    known = library.compute_capabilities
+    if not known:
         raise InvalidInputError(
             f"{library.name} builds for the GPU of this machine only; leave --compute-capability out, or install "
             "tensorrt-rtx"
         )
-    known = library.api.ComputeCapability
-    names = [name for name in dir(known) if name.startswith("SM")]
-    listed = [f"{name[2:-1]}.{name[-1]}" for name in sorted(names, key=lambda name: int(name[2:]))]
-    if capability not in listed:
+    if capability not in known:
         raise InvalidInputError(
-            f"{library.name} {library.version} builds for compute capabilities {', '.join(listed)}, got {capability!r}"
+            f"{library.name} {library.version} builds for compute capabilities {', '.join(known)}, got {capability!r}"
         )
-    return getattr(known, f"SM{capability.replace('.', '')}")
+    return getattr(library.api.ComputeCapability, f"SM{capability.replace('.', '')}")

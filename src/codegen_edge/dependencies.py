@@ -44,6 +44,21 @@ def installed_version(package: str) -> str | None:
         return None
 
 
+def package_versions(*packages: str) -> dict[str, str]:
+    """Versions of the distributions among `packages` that are installed, for a manifest or a result.
+
+    "onnxruntime" is also found as onnxruntime-gpu, which holds the same module, and is listed under that name then.
+    """
+    names = [_onnxruntime_package() if package == "onnxruntime" else package for package in packages]
+    versions = {name: installed_version(name) for name in names}
+    return {name: version for name, version in versions.items() if version is not None}
+
+
+def _onnxruntime_package() -> str:
+    is_for_gpus = installed_version("onnxruntime") is None and installed_version("onnxruntime-gpu") is not None
+    return "onnxruntime-gpu" if is_for_gpus else "onnxruntime"
+
+
 def supported_range(package: str) -> SpecifierSet:
     """The versions of `package` that pyproject.toml admits, of all extras together; empty where it names none."""
     return _ranges().get(canonicalize_name(package), SpecifierSet())

@@ -134,10 +134,15 @@ def _tensorrt() -> Finding:
     if not found:
         return Finding(part=part, is_ok=False, found="neither library", remedy=remedy, can_generate=True)
     try:
-        list_gpus()
+        gpus = list_gpus()
     except RuntimeUnavailableError as exc:
         told = f"{', '.join(found)}; builds engines for other machines" if "tensorrt-rtx" in found[-1] else found[0]
         return Finding(part=part, is_ok=False, found=told, remedy=str(exc), can_generate=True)
+    try:
+        for gpu in gpus:
+            load_tensorrt().require_support(gpu.name, gpu.compute_capability)
+    except RuntimeUnavailableError as exc:
+        return Finding(part=part, is_ok=False, found=", ".join(found), remedy=str(exc), can_generate=True)
     return Finding(part=part, is_ok=True, found=", ".join(found), can_generate=True)
 
 

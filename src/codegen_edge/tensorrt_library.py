@@ -34,6 +34,28 @@ class TensorRT:
         """Of the library; engines are for no other one."""
         return str(self.api.__version__)
 
+    @property
+    def compute_capabilities(self) -> tuple[str, ...]:
+        """Of GPUs that may be elsewhere when an engine is built for them; empty where the library cannot do that."""
+        known = getattr(self.api, "ComputeCapability", None)
+        codes = sorted(int(name[2:]) for name in dir(known) if name.startswith("SM"))
+        return tuple(f"{code // 10}.{code % 10}" for code in codes)
+
+    def require_support(self, gpu_name: str, compute_capability: str) -> None:
+        """Check that the library runs on a GPU: TensorRT-RTX builds on a data-centre GPU, and runs no engine there.
+
+        Raises:
+            RuntimeUnavailableError: it does not; says which GPUs it has kernels for.
+        """
+        known = self.compute_capabilities
+        code = tuple(map(int, compute_capability.split(".")))
+        # Whatever is newer than the newest that is listed is compiled for on the spot.
+        if known and compute_capability not in known and code < tuple(map(int, known[-1].split("."))):
+            raise RuntimeUnavailableError(
+                f"{self.name} {self.version} runs on compute capabilities {', '.join(known)} and newer ones; "
+                f"{gpu_name} has {compute_capability}: {install_command('tensorrt')}"
+            )
+
 
 _loaded: dict[str, TensorRT] = {}
 

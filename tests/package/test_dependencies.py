@@ -14,6 +14,7 @@ from codegen_edge.dependencies import (
     disable_telemetry,
     incompatible_as_error,
     install_command,
+    package_versions,
     proved_versions,
     require_versions,
     supported_range,
@@ -104,3 +105,11 @@ def test_a_model_whose_cache_has_another_name_is_no_reference() -> None:
     config = ScriptedRuntime(lambda _: np.zeros(8, np.float32), vocab_size=8).config
     with pytest.raises(IncompatibleVersionError, match="takes its cache by another name"):
         ReferenceRuntime(Renamed(), config)
+
+
+def test_versions_name_the_package_that_holds_onnxruntime(monkeypatch: pytest.MonkeyPatch) -> None:
+    installed = {"onnxruntime-gpu": "1.31.1", "numpy": "2.4.6"}
+    monkeypatch.setattr("codegen_edge.dependencies.installed_version", installed.get)
+    assert package_versions("numpy", "onnxruntime", "torch") == {"numpy": "2.4.6", "onnxruntime-gpu": "1.31.1"}
+    installed["onnxruntime"] = "1.32.0"
+    assert package_versions("onnxruntime") == {"onnxruntime": "1.32.0"}

@@ -26,10 +26,16 @@ def missing(name: str) -> str | None:
         if name == "cuda":
             load_cuda_provider()
         else:
-            load_tensorrt()
-        list_gpus()
+            library = load_tensorrt()
+        gpu = list_gpus()[0]
     except RuntimeUnavailableError as exc:
         return str(exc)
+    if name == "tensorrt":
+        try:
+            library.require_support(gpu.name, gpu.compute_capability)
+        except RuntimeUnavailableError as exc:
+            # Nothing that could be installed from the index mends that, so `make test-gpu` does not fail with it.
+            pytest.skip(str(exc))
     return None
 
 

@@ -127,10 +127,10 @@ def test_provider_that_was_not_given_is_refused(
 ) -> None:
     half = build_half(tiny_bundle, tmp_path / "half")
     with (
-        pytest.warns(UserWarning, match="CUDAExecutionProvider"),
+        pytest.warns(UserWarning, match="MIGraphXExecutionProvider"),
         pytest.raises(RuntimeUnavailableError, match="was asked for, onnxruntime .* gave .*codegen-edge doctor"),
     ):
-        open_device_session(half, load_onnxruntime(), [("CUDAExecutionProvider", {}), (CPU, {})])
+        open_device_session(half, load_onnxruntime(), [("MIGraphXExecutionProvider", {}), (CPU, {})])
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8", "int4"])

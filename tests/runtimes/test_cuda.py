@@ -380,6 +380,7 @@ def parts(found: Callable[[str], str | None], monkeypatch: pytest.MonkeyPatch) -
 
 def test_doctor_tells_what_a_machine_without_a_gpu_lacks(cudart: FakeCudart, monkeypatch: pytest.MonkeyPatch) -> None:
     cudart.error, cudart.driver = "cudaErrorInsufficientDriver", 0
+    monkeypatch.setattr(load_onnxruntime(), "get_available_providers", lambda: ["CPUExecutionProvider"])
     found = parts(lambda name: None if name == "onnxruntime-gpu" else "1.32.0", monkeypatch)
     assert not found["GPU"].is_ok
     assert "no NVIDIA driver" in found["GPU"].found

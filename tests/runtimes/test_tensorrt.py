@@ -252,3 +252,13 @@ def test_library_that_cannot_be_loaded_gives_way_to_the_other(monkeypatch: pytes
     assert load_tensorrt().name == "tensorrt-rtx"
     with pytest.raises(RuntimeUnavailableError, match="tensorrt is installed and cannot be loaded"):
         load_tensorrt("tensorrt")
+
+
+def test_gpu_that_the_library_has_no_kernels_for_is_refused() -> None:
+    """TensorRT-RTX builds an engine on an H100 and refuses to load it there; what it lists is what it runs on."""
+    rtx = load_tensorrt("tensorrt-rtx")
+    for capability in ("8.9", "12.0", "13.0"):
+        rtx.require_support("a GPU", capability)
+    with pytest.raises(RuntimeUnavailableError, match=r"NVIDIA H100 has 9\.0: pip install .*\[tensorrt\]"):
+        rtx.require_support("NVIDIA H100", "9.0")
+    fake_library().require_support("NVIDIA H100", "9.0")  # TensorRT builds for the GPU at hand

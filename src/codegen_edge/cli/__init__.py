@@ -76,10 +76,10 @@ def _report(exc: Exception, code: int, *, is_debug: bool) -> int:
 
 def _report_unexpected(exc: Exception, *, is_debug: bool) -> int:
     """Report an exception that is none of ours: a fault of codegen-edge, or a library that changed."""
-    from codegen_edge.dependencies import EXPORT_PACKAGES, installed_version
+    from codegen_edge.dependencies import EXPORT_PACKAGES, package_versions
 
     names = ("codegen-edge", "onnxruntime", *EXPORT_PACKAGES)
-    versions = ", ".join(f"{name} {installed_version(name)}" for name in names)
+    versions = ", ".join(f"{name} {version}" for name, version in package_versions(*names).items())
     if is_debug:
         traceback.print_exc()
     hint = "" if is_debug else "; `codegen-edge --debug …` shows where"
