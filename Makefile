@@ -16,7 +16,7 @@ NEWEST_VENV ?= .venv-newest
 COMPATIBILITY := $(PYTHON) -m benchmarks.compatibility
 # Deprecations of a release that came out today are shown, and fail nothing.
 MAIN_JOB := -m pytest -W default tests/test_main_job.py
-ROOMS := exporter runtimes quantization evaluation checkpoints
+ROOMS := exporter runtimes generation quantization evaluation checkpoints
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo train test test-oldest test-newest compatibility constraints lint typecheck bench test-gpu \
@@ -72,10 +72,10 @@ lint: $(STAMP) ## check style and formatting
 
 typecheck: $(STAMP) ## check types, strictly
 	$(BIN)/mypy
-	$(BIN)/mypy tests benchmarks
+	$(BIN)/mypy tests benchmarks training
 
 train: $(STAMP) ## train the checkpoint that ships with us anew; Ctrl-C and the same command go on
-	$(BIN)/python -m codegen_edge.checkpoints.train
+	$(BIN)/python -m training.train
 
 bench: $(STAMP) ## measure export memory, 350M parity, quantization and generation into benchmarks/results/
 	$(BIN)/python -m benchmarks.export_memory

@@ -25,12 +25,12 @@ from codegen_edge import load_model
 from codegen_edge.checkpoints.corpora import load_corpus
 from codegen_edge.exporter import export_checkpoint, locate_checkpoint
 from codegen_edge.exporter.random_checkpoint import SHAPES, write_random_checkpoint
-from codegen_edge.model import Model
+from codegen_edge.generation import GenerationLoop, GenerationParams
+from codegen_edge.generation.model import Model
+from codegen_edge.generation.speculation import PromptLookup, Speculator
 from codegen_edge.ort_session import load_onnxruntime
 from codegen_edge.quantization import QuantizeOptions, quantize_bundle
 from codegen_edge.runtimes import Runtime
-from codegen_edge.runtimes.generation import GenerationLoop, GenerationParams
-from codegen_edge.runtimes.generation.speculation import PromptLookup, Speculator
 
 RESULT = Path(__file__).parent / "results" / "generation.json"
 SCHEMES = ("int8", "int8-dynamic")

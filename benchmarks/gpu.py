@@ -30,16 +30,16 @@ import torch
 from benchmarks.machine import describe_machine
 from benchmarks.random_checkpoint import TEXTS
 from codegen_edge.bundle import Bundle
-from codegen_edge.diagnosis import diagnose
 from codegen_edge.errors import CodegenEdgeError
-from codegen_edge.evaluation.export import export_quantized
 from codegen_edge.exporter import ExportOptions, export_checkpoint, layout, locate_checkpoint
 from codegen_edge.exporter.random_checkpoint import SHAPES, write_random_checkpoint
 from codegen_edge.runtimes import Runtime, open_runtime
-from codegen_edge.runtimes.build import EngineOptions, build_engines, build_half
-from codegen_edge.runtimes.build.engines import EngineBuilder
+from codegen_edge.runtimes.builders import EngineOptions, build_engines, build_half
+from codegen_edge.runtimes.builders.engine_builder import EngineBuilder
 from codegen_edge.runtimes.devices.cuda import CudaDevice, Gpu, list_gpus
-from codegen_edge.tensorrt_library import load_tensorrt
+from codegen_edge.runtimes.tensorrt_library import load_tensorrt
+from codegen_edge.workflows.diagnosis import diagnose
+from codegen_edge.workflows.export import export_quantized
 
 RESULTS = Path(__file__).parent / "results"
 PROMPT_TOKENS, NEW_TOKENS, CAPACITY, CHUNK = 512, 64, 640, 128
@@ -138,7 +138,7 @@ def export(run: Run, shape: str, runtime: str, precision: str) -> Bundle:
     if out.exists():
         shutil.rmtree(out)
     located = locate_checkpoint(str(run.folder / shape))
-    options = ExportOptions(target=TARGETS[runtime], precision=precision)  # type: ignore[arg-type]
+    options = ExportOptions(target=TARGETS[runtime], precision=precision)
     if precision == "fp32":
         return export_checkpoint(located, out, options)
     return export_quantized(located, out, options, measure_tokens=0)[0]

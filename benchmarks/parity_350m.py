@@ -14,8 +14,8 @@ import torch
 from benchmarks.machine import describe_machine
 from benchmarks.random_checkpoint import TEXTS
 from codegen_edge.bundle import Bundle
-from codegen_edge.evaluation.parity import DEFAULT_PROMPTS
-from codegen_edge.evaluation.verify import verify_bundle
+from codegen_edge.evaluation.parity.compare import DEFAULT_PROMPTS
+from codegen_edge.evaluation.parity.verify import verify_bundle
 from codegen_edge.exporter import (
     Checkpoint,
     export_checkpoint,
@@ -24,8 +24,8 @@ from codegen_edge.exporter import (
     open_checkpoint,
 )
 from codegen_edge.exporter.random_checkpoint import SHAPES, write_random_checkpoint
+from codegen_edge.generation import GenerationLoop, GenerationParams
 from codegen_edge.runtimes import open_runtime
-from codegen_edge.runtimes.generation import GenerationLoop, GenerationParams
 from codegen_edge.tokenizer import Tokenizer
 
 RESULT = Path(__file__).parent / "results" / "parity-350m.json"

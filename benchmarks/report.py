@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import shown_ratio
-from codegen_edge.evaluation.intervals import shown_interval
+from codegen_edge.evaluation.quality.intervals import shown_interval
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 RESULTS = REPOSITORY / "benchmarks" / "results"

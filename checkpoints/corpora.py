@@ -4,21 +4,48 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from codegen_edge.checkpoints.library_source import SourceFile, Split
 from codegen_edge.errors import IntegrityError
 
 CorpusName = Literal["held-out", "calibration"]
 CORPORA: tuple[CorpusName, ...] = get_args(CorpusName)
 FOLDER = Path(__file__).resolve().parent / "corpora"
 
-# Calibration looks at text, as choosing settings does: its files come from what training was watched with.
-SPLIT_OF: dict[CorpusName, Split] = {"held-out": "held-out", "calibration": "validation"}
-_SAMPLE_BYTES = 256 * 1024
-_LARGEST_FILE_BYTES = 64 * 1024  # so that no program is more than a quarter of a sample
+Split = Literal["train", "validation", "held-out"]
+# Of 100 buckets of the content's hash; the rest is trained on.
+_HELD_OUT_BUCKETS = range(4)
+_VALIDATION_BUCKETS = range(4, 8)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """One program of the library.
+
+    Attributes:
+        path: below the library's folder, with forward slashes.
+        sha256: of the file's bytes; it decides the split.
+        text: the program.
+    """
+
+    path: str
+    sha256: str
+    text: str
+
+    @property
+    def split(self) -> Split:
+        """Which split the file is in; the same file is in the same one on every machine."""
+        bucket = int(self.sha256[:8], 16) % 100
+        if bucket in _HELD_OUT_BUCKETS:
+            return "held-out"
+        return "validation" if bucket in _VALIDATION_BUCKETS else "train"
+
+    @property
+    def is_unaltered(self) -> bool:
+        """Whether the text has the hash that it had."""
+        return hashlib.sha256(self.text.encode()).hexdigest() == self.sha256
 
 
 def load_corpus(name: CorpusName, folder: Path = FOLDER) -> list[SourceFile]:
@@ -33,31 +60,6 @@ def load_corpus(name: CorpusName, folder: Path = FOLDER) -> list[SourceFile]:
     except (OSError, ValueError, TypeError) as exc:
         raise IntegrityError(f"{path} is damaged ({exc}); install codegen-edge again") from exc
     for file in files:
-        if not _is_unaltered(file):
+        if not file.is_unaltered:
             raise IntegrityError(f"{path}: {file.path} was altered; install codegen-edge again")
     return files
-
-
-def sample(files: list[SourceFile], name: CorpusName) -> list[SourceFile]:
-    """Programs of the corpus's split in the order of their hashes, which is no order of theirs, some 256 KiB.
-
-    Files in another encoding than UTF-8 or with other line ends are passed over: their text alone has not their hash.
-    """
-    chosen, size_bytes = [], 0
-    for file in sorted(files, key=lambda file: file.sha256):
-        length = len(file.text.encode())
-        if file.split == SPLIT_OF[name] and length <= _LARGEST_FILE_BYTES and _is_unaltered(file):
-            chosen.append(file)
-            size_bytes += length
-            if size_bytes >= _SAMPLE_BYTES:
-                break
-    return chosen
-
-
-def _is_unaltered(file: SourceFile) -> bool:
-    return hashlib.sha256(file.text.encode()).hexdigest() == file.sha256
-
-
-def corpus_lines(files: list[SourceFile]) -> bytes:
-    """The content of a corpus file: one program a line, as JSON."""
-    return "".join(json.dumps(asdict(file), ensure_ascii=False) + "\n" for file in files).encode()

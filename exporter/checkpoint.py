@@ -10,12 +10,12 @@ from typing import Any
 import torch
 
 from codegen_edge.bundle import Source
+from codegen_edge.bundle.model_config import ModelConfig, read_json_object
+from codegen_edge.bundle.storage import sha256_of
 from codegen_edge.errors import CheckpointError, UnsupportedModelError
 from codegen_edge.exporter import layout
 from codegen_edge.exporter.tokenizer_files import load_tokenizer_files
 from codegen_edge.exporter.weights import WeightFiles, open_weights
-from codegen_edge.model_config import ModelConfig, read_json_object
-from codegen_edge.storage import sha256_of
 from codegen_edge.tokenizer import END_OF_TEXT
 
 # config.json on the hub said 2 until October 2022, and copies still do (salesforce/CodeGen issue 34).

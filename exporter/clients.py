@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from codegen_edge import contract
-from codegen_edge.bundle import Source
+from codegen_edge.bundle import Source, contract
 from codegen_edge.exporter.checkpoint import Checkpoint
 
 

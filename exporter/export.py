@@ -7,10 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import onnx_ir as ir
-
-from codegen_edge import contract
-from codegen_edge.bundle import Bundle, FileRecord, Manifest, Source, open_bundle, records_of
+from codegen_edge.bundle import Bundle, Manifest, contract, open_bundle
+from codegen_edge.bundle.weights import Progress, RewriteGraph, all_groups
+from codegen_edge.bundle.writer import write_bundle
 from codegen_edge.dependencies import package_versions
 from codegen_edge.errors import CheckpointError
 from codegen_edge.exporter.checkpoint import Checkpoint, open_checkpoint
@@ -18,8 +17,6 @@ from codegen_edge.exporter.clients import client_files
 from codegen_edge.exporter.hub import LocatedCheckpoint
 from codegen_edge.exporter.stream import weight_reader
 from codegen_edge.exporter.targets import build_graph
-from codegen_edge.graph_io import Progress, RewriteGraph, all_groups, write_graph, write_weights
-from codegen_edge.storage import MANIFEST_FILE, staged_folder, storage_errors
 
 _TOOLS = ("codegen-edge", "torch", "transformers", "onnx-ir", "onnxscript", "onnx", "tokenizers")
 
@@ -41,7 +38,7 @@ class ExportOptions:
 
     task: contract.Task = "text-generation"
     target: contract.Target = "ort"
-    precision: contract.Precision = "fp32"
+    precision: str = contract.FULL_PRECISION
     overwrite: bool = False
 
 
@@ -80,50 +77,30 @@ def export_checkpoint(
         StorageError: the disk is full.
     """
     options = options or ExportOptions()
-    with staged_folder(Path(out), overwrite=options.overwrite) as stage:
+    with write_bundle(out, overwrite=options.overwrite) as writer:
         checkpoint = open_checkpoint(located.folder)
         _require_head(checkpoint, options.task)
         graph = build_graph(checkpoint, task=options.task, target=options.target)
-        with storage_errors(Path(out)):
-            (stage / contract.MODEL_FILE).parent.mkdir()
         groups = all_groups(graph.model, rewrite(graph.model) if rewrite else [])
-        weights = write_weights(groups, weight_reader(checkpoint, graph), stage, on_progress)
+        writer.write_model(graph.model, groups, weight_reader(checkpoint, graph), on_progress)
         source = checkpoint.source(located.name, located.revision)
-        with storage_errors(Path(out)):
-            manifest = _write_the_rest(stage, checkpoint, graph.model, options, source, weights)
+        for name, content in client_files(checkpoint, options.task, options.target, source).items():
+            writer.add(name, content)
+        manifest = Manifest(
+            task=options.task,
+            target=options.target,
+            precision=options.precision,
+            model=checkpoint.model,
+            source=source,
+            tools=package_versions(*_TOOLS),
+            files={},
+        )
         if prove is not None:
-            manifest = replace(manifest, parity=prove(Bundle(stage, manifest), checkpoint))
-        with storage_errors(Path(out)):
-            for name, content in (report() if report else {}).items():
-                (stage / name).write_bytes(content)
-            manifest = replace(manifest, files=records_of(stage, manifest.files))
-            (stage / MANIFEST_FILE).write_bytes(manifest.to_json())
+            manifest = replace(manifest, parity=prove(writer.staged(manifest), checkpoint))
+        for name, content in (report() if report else {}).items():
+            writer.add(name, content)
+        writer.staged(manifest)
     return open_bundle(out, check="size")
-
-
-def _write_the_rest(
-    stage: Path,
-    checkpoint: Checkpoint,
-    model: ir.Model,
-    options: ExportOptions,
-    source: Source,
-    weights: FileRecord,
-) -> Manifest:
-    """Write all but the weights; the manifest last, for it vouches for the others."""
-    write_graph(model, stage)
-    for name, content in client_files(checkpoint, options.task, options.target, source).items():
-        (stage / name).write_bytes(content)
-    manifest = Manifest(
-        task=options.task,
-        target=options.target,
-        precision=options.precision,
-        model=checkpoint.model,
-        source=source,
-        tools=_tool_versions(),
-        files=records_of(stage, {contract.WEIGHTS_FILE: weights}),
-    )
-    (stage / MANIFEST_FILE).write_bytes(manifest.to_json())
-    return manifest
 
 
 def _require_head(checkpoint: Checkpoint, task: contract.Task) -> None:
@@ -132,7 +109,3 @@ def _require_head(checkpoint: Checkpoint, task: contract.Task) -> None:
             f"{checkpoint.folder} lacks lm_head: it is a CodeGenModel, which has features but generates no text; "
             "export it with --task feature-extraction"
         )
-
-
-def _tool_versions() -> dict[str, str]:
-    return package_versions(*_TOOLS)

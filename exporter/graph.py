@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
-from codegen_edge import contract
+from codegen_edge.bundle import contract
 from codegen_edge.exporter import layout
 
 _END = np.iinfo(np.int64).max

@@ -13,7 +13,7 @@ from itertools import product
 
 import torch
 
-from codegen_edge.model_config import QKV_PARTITIONS, ModelConfig
+from codegen_edge.bundle.model_config import QKV_PARTITIONS, ModelConfig
 
 EMBEDDING = "transformer.wte.weight"
 LM_HEAD = "lm_head.weight"

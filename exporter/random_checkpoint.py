@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
+from codegen_edge.bundle.model_config import ModelConfig
 from codegen_edge.exporter import layout
-from codegen_edge.model_config import ModelConfig
 from codegen_edge.tokenizer import END_OF_TEXT
 
 _SHARD_BYTES = 1_000_000_000

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import torch
-
-from codegen_edge.errors import NumericsError
+from codegen_edge.bundle.weights import ReadWeight, Weight, require_finite
 from codegen_edge.exporter.checkpoint import Checkpoint
 from codegen_edge.exporter.layout import graph_tensor
 from codegen_edge.exporter.targets import TargetGraph
-from codegen_edge.graph_io import ReadWeight, Weight
 
 
 def weight_reader(checkpoint: Checkpoint, graph: TargetGraph) -> ReadWeight:
@@ -22,11 +19,7 @@ def weight_reader(checkpoint: Checkpoint, graph: TargetGraph) -> ReadWeight:
         if name in graph.computed:
             computed: Weight = graph.computed[name].numpy()
             return computed
-        weight = checkpoint.read(name)
-        # min and max carry NaN and infinity along, without a mask as large as the tensor.
-        if not torch.isfinite(torch.stack(weight.aminmax())).all():
-            raise NumericsError(f"{name} holds NaN or infinity; the checkpoint is broken")
-        stored: Weight = graph_tensor(name, weight, is_transposed=name in graph.transposed).numpy()
-        return stored
+        stored = graph_tensor(name, checkpoint.read(name), is_transposed=name in graph.transposed)
+        return require_finite(name, stored.numpy())
 
     return read

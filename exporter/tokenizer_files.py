@@ -9,8 +9,8 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
+from codegen_edge.bundle.model_config import read_json_object
 from codegen_edge.errors import CheckpointError
-from codegen_edge.model_config import read_json_object
 from codegen_edge.tokenizer import END_OF_TEXT
 
 _COPIED = ("vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json")

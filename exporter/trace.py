@@ -15,8 +15,8 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from codegen_edge.bundle.model_config import ModelConfig
 from codegen_edge.exporter.checkpoint import Checkpoint
-from codegen_edge.model_config import ModelConfig
 
 OPSET = 21  # the newest that transformers.js, OpenVINO and onnxruntime-genai all read
 _TANH_GELU = {"gelu_new", "gelu_fast", "gelu_pytorch_tanh"}

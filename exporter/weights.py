@@ -17,8 +17,8 @@ from typing import cast
 import torch
 from safetensors import SafetensorError, safe_open
 
+from codegen_edge.bundle.model_config import read_json_object
 from codegen_edge.errors import CheckpointError, UnsafeCheckpointError
-from codegen_edge.model_config import read_json_object
 
 # In order of preference: safetensors cannot carry code.
 _LAYOUTS = (

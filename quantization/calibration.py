@@ -9,8 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from codegen_edge import contract
-from codegen_edge.bundle import Bundle
+from codegen_edge.bundle import Bundle, contract
 from codegen_edge.errors import InvalidInputError
 from codegen_edge.ort_session import open_session
 from codegen_edge.quantization.matrices import Matrix, find_matrices

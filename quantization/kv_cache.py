@@ -13,9 +13,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from codegen_edge import contract
+from codegen_edge.bundle import contract
+from codegen_edge.bundle.weights import ReadWeight, Stored, Weight, WeightGroup, new_initializer
 from codegen_edge.errors import NumericsError
-from codegen_edge.graph_io import ReadWeight, Stored, Weight, WeightGroup, new_initializer
 
 Extremes = dict[tuple[int, contract.KVPart], NDArray[np.float32]]
 """[H, D] by layer and part: the largest magnitude of a channel."""

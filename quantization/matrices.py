@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeVar
 
@@ -9,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from codegen_edge.bundle import contract
 from codegen_edge.errors import BundleError
 
 MatrixKind = Literal["embedding", "linear", "lm_head"]
@@ -85,6 +87,11 @@ def find_matrices(graph: ir.Graph) -> list[Matrix]:
     return matrices
 
 
+def quantizable(matrices: Sequence[Matrix], target: contract.Target) -> list[Matrix]:
+    """Those that blocks of codes are for: TensorRT gathers rows of floats, so an embedding table stays as it is."""
+    return [matrix for matrix in matrices if target == "ort" or matrix.kind != "embedding"]
+
+
 def _matrix(kind: MatrixKind, weight: ir.Value, node: ir.Node, bias: ir.Value | None, add: ir.Node | None) -> Matrix:
     assert weight.name is not None
     return Matrix(name=weight.name, kind=kind, weight=weight, node=node, bias=bias, add=add)
@@ -119,6 +126,16 @@ def replace_matrix(matrix: Matrix, new: ir.Node) -> None:
     graph.remove([node for node in (matrix.add, matrix.node) if node is not None], safe=True)
     result.name = name
     _drop_unused(graph, matrix.weight)
+
+
+def put_before(matrix: Matrix, new: ir.Node) -> None:
+    """Put `new`, which computes the weight, before the matrix's node; the weight itself leaves the graph."""
+    graph = matrix.node.graph
+    assert isinstance(graph, ir.Graph)
+    new.outputs[0].type, new.outputs[0].shape = matrix.weight.type, matrix.weight.shape
+    graph.insert_before(matrix.node, new)
+    ir.convenience.replace_all_uses_with(matrix.weight, new.outputs[0])
+    graph.initializers.pop(matrix.name)
 
 
 def _drop_unused(graph: ir.Graph, value: ir.Value) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,19 +10,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from codegen_edge import contract
-from codegen_edge.bundle import Bundle, FileRecord, Manifest, open_bundle, records_of
+from codegen_edge.bundle import Bundle, contract, open_bundle
+from codegen_edge.bundle.weights import Progress, all_groups, load_graph
+from codegen_edge.bundle.writer import write_bundle
 from codegen_edge.dependencies import package_versions
 from codegen_edge.errors import BundleError, InvalidInputError
-from codegen_edge.graph_io import Progress, all_groups, write_graph, write_weights
 from codegen_edge.quantization.blockwise import Grid
-from codegen_edge.quantization.bundle_io import load_graph
 from codegen_edge.quantization.calibration import Calibration
 from codegen_edge.quantization.kv_cache import folded, quantize_cache
-from codegen_edge.quantization.methods import CALIBRATED_METHODS, find_method
+from codegen_edge.quantization.methods import CALIBRATED_METHODS, METHODS
+from codegen_edge.quantization.plan import Making, PlanOptions
 from codegen_edge.quantization.report import REPORT_FILE, QuantizationReport, TensorReport
-from codegen_edge.quantization.schemes import MATRIX_FORMS, SchemeOptions, find_scheme
-from codegen_edge.storage import MANIFEST_FILE, staged_folder, storage_errors
+from codegen_edge.quantization.schemes import SCHEMES, rewrite_graph
 
 _TOOLS = ("codegen-edge", "onnx-ir", "numpy", "onnxruntime")
 DEFAULT_METHOD = "gptq"
@@ -38,7 +35,7 @@ class QuantizeOptions:
     """How to quantize.
 
     Attributes:
-        scheme: "int8", "int4", "int8-dynamic" or "fp16".
+        scheme: a name in SCHEMES.
         block_size: weights of a row that share a scale; None takes the scheme's own.
         is_symmetric: False stores a zero point a block; None takes the scheme's own.
         method: how int4 codes are chosen: "round", "search" or "gptq".
@@ -56,35 +53,46 @@ class QuantizeOptions:
     overwrite: bool = False
 
     def __post_init__(self) -> None:
-        find_scheme(self.scheme)
-        find_method(self.method)
+        scheme = SCHEMES.find(self.scheme)
+        METHODS.find(self.method)
         if self.kv_cache not in contract.KV_PRECISIONS:
             raise InvalidInputError(
                 f"kv_cache must be one of {', '.join(contract.KV_PRECISIONS)}, got {self.kv_cache!r}"
             )
         if self.block_size is not None:
             Grid(bits=8, block_size=self.block_size)
-        if self.scheme in ("fp16", "int8-dynamic") and self.block_size is not None:
+        if not scheme.has_blocks and self.block_size is not None:
             raise InvalidInputError(f"{self.scheme} has no blocks; it takes no block_size")
 
     @property
     def needs_calibration(self) -> bool:
-        """Whether text is looked at: by the method, or for the scales of the cache."""
+        """Whether text is read: by the method, or for the scales of the cache."""
         return self.is_calibrated_method or self.kv_cache == "int8"
 
     @property
     def is_calibrated_method(self) -> bool:
-        """Whether the method looks at text."""
-        return self.scheme == "int4" and self.method in CALIBRATED_METHODS
+        """Whether the method reads text."""
+        return SCHEMES.find(self.scheme).has_methods and self.method in CALIBRATED_METHODS
 
-    def scheme_options(self) -> SchemeOptions:
-        """For the scheme, without calibration yet."""
-        return SchemeOptions(
+    def plan_options(self, target: contract.Target) -> PlanOptions:
+        """For the scheme, on a graph of this target."""
+        return PlanOptions(
+            target=target,
             block_size=self.block_size,
             is_symmetric=self.is_symmetric,
             method=self.method,
             kept_at_8_bits=self.kept_at_8_bits,
         )
+
+    def to_report(self) -> dict[str, Any]:
+        """For the report."""
+        return {
+            "kv_cache": self.kv_cache,
+            "kept_at_8_bits": None if self.kept_at_8_bits is None else sorted(self.kept_at_8_bits),
+            "block_size": self.block_size,
+            "is_symmetric": self.is_symmetric,
+            "method": self.method if SCHEMES.find(self.scheme).has_methods else "round",
+        }
 
 
 def quantize_bundle(
@@ -120,72 +128,47 @@ def quantize_bundle(
         NumericsError: a weight is NaN or infinite.
         StorageError: the disk is full.
     """
+    require_float(bundle)
     # Calibration runs the graph, and an int8 cache is GroupQueryAttention's.
     if bundle.manifest.target != "ort" and options.needs_calibration:
         raise BundleError(
             f"{bundle.path} is a graph for {bundle.manifest.target}: a calibrated method or an int8 cache needs "
-            "target ort; int4 goes with --method search or round"
+            'target ort; int4 takes method "search" or "round" there'
         )
-    with staged_folder(Path(out), overwrite=options.overwrite) as stage:
+    with write_bundle(out, overwrite=options.overwrite) as writer:
         model, read = load_graph(bundle)
         tensors: list[TensorReport] = []
-        form = MATRIX_FORMS[bundle.manifest.target]
-        scheme_options = replace(options.scheme_options(), form=form, on_made=tensors.append)
+        making = Making(on_made=tensors.append)
         calibration = Calibration(bundle, calibration_documents) if options.needs_calibration else None
         if calibration is not None and options.is_calibrated_method:
-            scheme_options = replace(scheme_options, second_moment=calibration.second_moment)
-        rewritten = find_scheme(options.scheme)(model, scheme_options)
+            making = replace(making, second_moment=calibration.second_moment)
+        rewritten = rewrite_graph(model, options.scheme, options.plan_options(bundle.manifest.target), making)
         if calibration is not None and options.kv_cache == "int8":
             extremes = calibration.cache_extremes()
             rewritten += quantize_cache(model, extremes)
             read = folded(read, extremes)
-        groups = all_groups(model, rewritten)
-        with storage_errors(Path(out)):
-            (stage / contract.MODEL_FILE).parent.mkdir()
-        weights = write_weights(groups, read, stage, on_progress)
-        with storage_errors(Path(out)):
-            _copy_clients(bundle, stage)
-            write_graph(model, stage)
-            manifest = _manifest(bundle, stage, options, {contract.WEIGHTS_FILE: weights})
-            (stage / MANIFEST_FILE).write_bytes(manifest.to_json())
-        report = QuantizationReport(
-            scheme=options.scheme, options=_told(options), tensors=tuple(tensors), budget=budget
+        writer.write_model(model, all_groups(model, rewritten), read, on_progress)
+        writer.copy_from(bundle)
+        manifest = replace(
+            bundle.manifest,
+            precision=options.scheme,
+            kv_cache=options.kv_cache,
+            tools=bundle.manifest.tools | package_versions(*_TOOLS),
+            parity=None,
         )
+        report = QuantizationReport(
+            scheme=options.scheme, options=options.to_report(), tensors=tuple(tensors), budget=budget
+        )
+        staged = writer.staged(manifest)
         if measure is not None:
-            report = replace(report, damage=measure(Bundle(stage, manifest)))
-        with storage_errors(Path(out)):
-            (stage / REPORT_FILE).write_text(json.dumps(report.to_dict(), indent=2) + "\n")
-            manifest = _manifest(bundle, stage, options, {contract.WEIGHTS_FILE: weights})
-            (stage / MANIFEST_FILE).write_bytes(manifest.to_json())
+            report = replace(report, damage=measure(staged))
+        writer.add(REPORT_FILE, report.to_json())
     return open_bundle(out, check="size"), report
 
 
-def _copy_clients(bundle: Bundle, stage: Path) -> None:
-    """Tokenizer and configs are those of the float bundle; the graph and its data are not."""
-    for name in bundle.manifest.files:
-        if name not in (contract.MODEL_FILE, contract.WEIGHTS_FILE):
-            (stage / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(bundle.path / name, stage / name)
-
-
-def _manifest(bundle: Bundle, stage: Path, options: QuantizeOptions, known: dict[str, FileRecord]) -> Manifest:
-    tools = bundle.manifest.tools | package_versions(*_TOOLS)
-    precision: Any = options.scheme  # checked by the scheme's registry
-    return replace(
-        bundle.manifest,
-        precision=precision,
-        kv_cache=options.kv_cache,
-        tools=tools,
-        files=records_of(stage, known),
-        parity=None,
-    )
-
-
-def _told(options: QuantizeOptions) -> dict[str, Any]:
-    return {
-        "kv_cache": options.kv_cache,
-        "kept_at_8_bits": None if options.kept_at_8_bits is None else sorted(options.kept_at_8_bits),
-        "block_size": options.block_size,
-        "is_symmetric": options.is_symmetric,
-        "method": options.method if options.scheme == "int4" else "round",
-    }
+def require_float(bundle: Bundle) -> None:
+    """Raise BundleError where a bundle is quantized already."""
+    if bundle.manifest.precision != contract.FULL_PRECISION:
+        raise BundleError(
+            f"{bundle.path} is {bundle.manifest.precision} already; quantize the fp32 bundle that it was made of"
+        )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from codegen_edge.graph_io import Weight
+from codegen_edge.bundle.weights import Weight
 from codegen_edge.quantization.matrices import Matrix
 
 REPORT_FILE = "quantization_report.json"
@@ -72,7 +73,7 @@ class QuantizationReport:
 
     Attributes:
         scheme: its name.
-        options: what it was told.
+        options: its settings.
         tensors: a row a matrix, in the order of the file.
         damage: what it did to the model (`evaluation.damage`), or None when that was not measured.
         budget: how a budget was met, or None.
@@ -83,6 +84,10 @@ class QuantizationReport:
     tensors: tuple[TensorReport, ...]
     damage: dict[str, Any] | None = None
     budget: dict[str, Any] | None = None
+
+    def to_json(self) -> bytes:
+        """The content of the file."""
+        return (json.dumps(self.to_dict(), indent=2) + "\n").encode()
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from codegen_edge import contract
-from codegen_edge.bundle import Bundle
+from codegen_edge.bundle import Bundle, contract
 from codegen_edge.errors import BackendError, ContextLengthError, InvalidInputError
 from codegen_edge.ort_session import open_session
 

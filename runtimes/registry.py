@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
-from codegen_edge import contract
-from codegen_edge.bundle import Bundle
+from codegen_edge.bundle import Bundle, contract
 from codegen_edge.errors import InvalidInputError
+from codegen_edge.registry import Registry
 from codegen_edge.runtimes.runtime import Runtime
 
 # What runs a bundle. The reference and the scripted fake run none; they are opened by their classes.
-RUNTIMES: dict[str, str] = {
-    "cpu": "codegen_edge.runtimes.backends.ort_cpu:open_runtime",
-    "static-cpu": "codegen_edge.runtimes.backends.static_cpu:open_runtime",
-    "cuda": "codegen_edge.runtimes.backends.cuda:open_runtime",
-    "tensorrt": "codegen_edge.runtimes.backends.tensorrt:open_runtime",
-}
+RUNTIMES: Registry[Callable[..., Runtime]] = Registry(
+    "runtime",
+    {
+        "cpu": "codegen_edge.runtimes.backends.ort_cpu:open_runtime",
+        "static-cpu": "codegen_edge.runtimes.backends.static_cpu:open_runtime",
+        "cuda": "codegen_edge.runtimes.backends.cuda:open_runtime",
+        "tensorrt": "codegen_edge.runtimes.backends.tensorrt:open_runtime",
+    },
+)
 
 # Those that need a GPU, and what makes their bundles.
 BUILT_RUNTIMES = ("cuda", "tensorrt")
@@ -40,10 +42,7 @@ def open_runtime(name: str, bundle: Bundle, **options: Any) -> Runtime:
         InvalidInputError: no runtime has this name, or this one has no such option.
         RuntimeUnavailableError: the runtime cannot be had on this machine.
     """
-    if name not in RUNTIMES:
-        raise InvalidInputError(f"there is no runtime {name!r}; there are: {', '.join(RUNTIMES)}")
-    module, _, function = RUNTIMES[name].partition(":")
-    opener = cast(Callable[..., Runtime], getattr(importlib.import_module(module), function))
+    opener = RUNTIMES.find(name)
     given = {option: value for option, value in options.items() if value is not None}
     known = list(inspect.signature(opener).parameters)[1:]
     for option in given:

@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from codegen_edge.model_config import ModelConfig
+from codegen_edge.bundle.model_config import ModelConfig
 
 TokenIds = NDArray[np.int64]
 Logits = NDArray[np.float32]

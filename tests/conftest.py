@@ -76,7 +76,7 @@ def static_bundle(tiny_checkpoint: Path, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture(scope="session")
 def engine_bundle(static_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """Engines of the static bundle, for the stand-in of TensorRT: 8 rows, chunks of 4, float32. Read only."""
-    from codegen_edge.runtimes.build import EngineOptions, build_engines
+    from codegen_edge.runtimes.builders import EngineOptions, build_engines
     from tests.runtimes.stand_ins import FakeBuilder, fake_library
 
     out = tmp_path_factory.mktemp("bundle") / "tiny-engines"

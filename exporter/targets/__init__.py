@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import onnx_ir as ir
 
-from codegen_edge import contract
+from codegen_edge.bundle import contract
 from codegen_edge.dependencies import incompatible_as_error
-from codegen_edge.errors import InvalidInputError
 from codegen_edge.exporter.checkpoint import Checkpoint
-
-TARGETS: dict[contract.Target, str] = {
-    "ort": "codegen_edge.exporter.targets.ort:build_graph",
-    "tensorrt": "codegen_edge.exporter.targets.tensorrt:build_graph",
-}
+from codegen_edge.registry import Registry
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +35,15 @@ class BuildGraph(Protocol):
         """Trace the checkpoint's model for one task; raise UnsupportedModelError where the target cannot."""
 
 
+TARGETS: Registry[BuildGraph] = Registry(
+    "target",
+    {
+        "ort": "codegen_edge.exporter.targets.ort:build_graph",
+        "tensorrt": "codegen_edge.exporter.targets.tensorrt:build_graph",
+    },
+)
+
+
 def build_graph(checkpoint: Checkpoint, *, task: contract.Task, target: contract.Target) -> TargetGraph:
     """Trace a checkpoint's model, without weights, into the graph of `target`.
 
@@ -49,9 +52,6 @@ def build_graph(checkpoint: Checkpoint, *, task: contract.Task, target: contract
         UnsupportedModelError: the target cannot hold this model.
         IncompatibleVersionError: an installed library traces it no longer, or not yet.
     """
-    if target not in TARGETS:
-        raise InvalidInputError(f"there is no target {target!r}; there are: {', '.join(TARGETS)}")
-    module, _, function = TARGETS[target].partition(":")
-    build = cast(BuildGraph, getattr(importlib.import_module(module), function))
+    build = TARGETS.find(target)
     with incompatible_as_error("tracing the model", "transformers", "torch", "onnxscript", "onnx-ir"):
         return build(checkpoint, task)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from codegen_edge.model_config import ModelConfig
+from codegen_edge.bundle.model_config import ModelConfig
 
 _BASE = 10_000  # of CodeGen's frequencies (salesforce/CodeGen, jaxformer/hf/codegen/modeling_codegen.py)
 

@@ -14,14 +14,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from codegen_edge import contract
+from codegen_edge.bundle import contract
+from codegen_edge.bundle.model_config import ModelConfig
 from codegen_edge.errors import UnsupportedModelError
 from codegen_edge.exporter import graph as graphs
 from codegen_edge.exporter.checkpoint import Checkpoint
 from codegen_edge.exporter.targets import TargetGraph
 from codegen_edge.exporter.targets.rotary import rotary_tables
 from codegen_edge.exporter.trace import CachedAttention, GraphInputs, call_without_cache, fake_causal_lm, trace
-from codegen_edge.model_config import ModelConfig
 
 _OPSET = 24  # TensorScatter's first
 

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from codegen_edge.errors import InvalidInputError
 from codegen_edge.quantization.blockwise import Floats, Grid, QuantizedMatrix
+from codegen_edge.registry import Registry
 
-METHODS: dict[str, str] = {
-    "round": "codegen_edge.quantization.methods.round_to_nearest:prepare",
-    "search": "codegen_edge.quantization.methods.scale_search:prepare",
-    "gptq": "codegen_edge.quantization.methods.gptq:prepare",
-}
 CALIBRATED_METHODS = frozenset({"gptq"})
 
 
@@ -39,9 +33,11 @@ class Method(Protocol):
         """
 
 
-def find_method(name: str) -> Method:
-    """The method of a name; raise InvalidInputError when there is none."""
-    if name not in METHODS:
-        raise InvalidInputError(f"there is no method {name!r}; there are: {', '.join(METHODS)}")
-    module, _, function = METHODS[name].partition(":")
-    return cast(Method, getattr(importlib.import_module(module), function))
+METHODS: Registry[Method] = Registry(
+    "method",
+    {
+        "round": "codegen_edge.quantization.methods.round_to_nearest:prepare",
+        "search": "codegen_edge.quantization.methods.scale_search:prepare",
+        "gptq": "codegen_edge.quantization.methods.gptq:prepare",
+    },
+)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import onnx_ir as ir
+from collections.abc import Sequence
 
-from codegen_edge.graph_io import WeightGroup
 from codegen_edge.quantization.blockwise import Grid
-from codegen_edge.quantization.matrices import Matrix, find_matrices
+from codegen_edge.quantization.matrices import Matrix, quantizable
 from codegen_edge.quantization.methods import CALIBRATED_METHODS
-from codegen_edge.quantization.schemes import Choice, SchemeOptions, int8
-from codegen_edge.quantization.schemes.blocks import fitting_block_size, rewrite_with
+from codegen_edge.quantization.plan import Planned, PlanOptions
+from codegen_edge.quantization.schemes import Scheme, int8
 
 BLOCK_SIZE = 64  # float32 scales add an eighth to the bytes of the codes
 # A twelfth of a layer's weights, which cost more by the byte than any other (measured on the calibration text).
@@ -25,23 +24,27 @@ _KEPT_REASON = "its error goes into the logits as it is: of all matrices the one
 _KEPT_BY_BUDGET_REASON = "kept at 8 bits: at 4 it costs most for its bytes"
 
 
-def rewrite(model: ir.Model, options: SchemeOptions) -> list[WeightGroup]:
+def plan(matrices: Sequence[Matrix], options: PlanOptions) -> list[Planned]:
     """Put every matrix into 4-bit blocks, or 8-bit ones where the options, or else the scheme, say so."""
-    return rewrite_with(model, find_matrices(model.graph), lambda matrix: _choose(matrix, options), options)
+    return [_choose(matrix, options) for matrix in quantizable(matrices, options.target)]
 
 
-def _choose(matrix: Matrix, options: SchemeOptions) -> Choice:
+def _choose(matrix: Matrix, options: PlanOptions) -> Planned:
     # In blocks of 128 even the LM head: beside what 4 bits do elsewhere, smaller ones could not be seen.
-    kept = SchemeOptions(form=options.form, block_size=fitting_block_size(matrix, int8.BLOCK_SIZE, options.form))
+    kept = PlanOptions(target=options.target)
     if options.kept_at_8_bits is None and matrix.kind == _KEPT_KIND:
-        return int8.choose(matrix, kept, reason=_KEPT_REASON)
+        return int8.choose(matrix, kept, own=int8.BLOCK_SIZE, reason=_KEPT_REASON)
     if options.kept_at_8_bits is not None and matrix.name in options.kept_at_8_bits:
-        return int8.choose(matrix, kept, reason=_KEPT_BY_BUDGET_REASON)
+        return int8.choose(matrix, kept, own=int8.BLOCK_SIZE, reason=_KEPT_BY_BUDGET_REASON)
     own = _OUT_PROJ_BLOCK_SIZE if matrix.name.endswith("attn.out_proj.weight") else BLOCK_SIZE
-    block_size = options.block_size or fitting_block_size(matrix, own, options.form)
+    block_size = options.fitting_block_size(matrix, own)
     # A zero point a block is half a byte in 36, and the table is the one matrix that no method can calibrate; linear
     # layers, which are read for every token, go without.
     is_symmetric = matrix.kind != "embedding" if options.is_symmetric is None else options.is_symmetric
     grid = Grid(bits=4, block_size=block_size, is_symmetric=is_symmetric)
     has_no_inputs = matrix.kind == "embedding" and options.method in CALIBRATED_METHODS
-    return Choice(grid=grid, method="search" if has_no_inputs else options.method, reason=_REASONS[matrix.kind])
+    method = "search" if has_no_inputs else options.method
+    return Planned(matrix=matrix, form=options.block_form(grid, method), reason=_REASONS[matrix.kind])
+
+
+SCHEME = Scheme(plan=plan, has_methods=True)

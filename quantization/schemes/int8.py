@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import onnx_ir as ir
+from collections.abc import Sequence
 
-from codegen_edge.graph_io import WeightGroup
 from codegen_edge.quantization.blockwise import Grid
-from codegen_edge.quantization.matrices import Matrix, find_matrices
-from codegen_edge.quantization.schemes import Choice, SchemeOptions
-from codegen_edge.quantization.schemes.blocks import fitting_block_size, rewrite_with
+from codegen_edge.quantization.matrices import Matrix, quantizable
+from codegen_edge.quantization.plan import Planned, PlanOptions
+from codegen_edge.quantization.schemes import Scheme
 
 BLOCK_SIZE = 128  # float32 scales add a thirty-second to the bytes of the codes
 # Its error, and that of its activations, which are rounded by blocks as well, goes into the logits as it is: of all
@@ -22,14 +21,17 @@ _REASONS = {
 }
 
 
-def rewrite(model: ir.Model, options: SchemeOptions) -> list[WeightGroup]:
+def plan(matrices: Sequence[Matrix], options: PlanOptions) -> list[Planned]:
     """Put every matrix into 8-bit blocks."""
-    return rewrite_with(model, find_matrices(model.graph), lambda matrix: choose(matrix, options), options)
+    return [choose(matrix, options) for matrix in quantizable(matrices, options.target)]
 
 
-def choose(matrix: Matrix, options: SchemeOptions, reason: str | None = None) -> Choice:
-    """8 bits, symmetric unless told otherwise."""
-    own = _HEAD_BLOCK_SIZE if matrix.kind == "lm_head" else BLOCK_SIZE
-    block_size = options.block_size or fitting_block_size(matrix, own, options.form)
+def choose(matrix: Matrix, options: PlanOptions, *, own: int | None = None, reason: str | None = None) -> Planned:
+    """8 bits in blocks of `own` weights unless the options say otherwise, and symmetric."""
+    own = own or (_HEAD_BLOCK_SIZE if matrix.kind == "lm_head" else BLOCK_SIZE)
+    block_size = options.fitting_block_size(matrix, own)
     grid = Grid(bits=8, block_size=block_size, is_symmetric=options.is_symmetric is not False)
-    return Choice(grid=grid, method="round", reason=reason or _REASONS[matrix.kind])
+    return Planned(matrix=matrix, form=options.block_form(grid, "round"), reason=reason or _REASONS[matrix.kind])
+
+
+SCHEME = Scheme(plan=plan)

@@ -15,15 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from codegen_edge import contract
-from codegen_edge.bundle import Bundle
+from codegen_edge.bundle import Bundle, contract
 from codegen_edge.errors import BundleError, InvalidInputError, RuntimeUnavailableError
 from codegen_edge.ort_session import load_onnxruntime
 from codegen_edge.runtimes.backends.kv_buffers import (
-    CACHE_DTYPES,
     KVBuffers,
     bind_array,
     bind_buffers,
+    cache_dtype,
     check_cache_size,
 )
 from codegen_edge.runtimes.backends.ort import OrtRuntime, run_bound, run_options
@@ -291,7 +290,7 @@ def open_runtime(
     if cuda_graph:
         settings["enable_cuda_graph"] = "1"
     session = open_device_session(bundle, ort, providers, allow_cpu_nodes=allow_cpu_nodes)
-    dtype = CACHE_DTYPES[bundle.manifest.compute]
+    dtype = cache_dtype(bundle.manifest)
     if cuda_graph:
         return GraphRuntime(bundle, session, cache_dtype=dtype, device=device)
     return OrtRuntime(NAME, bundle, session, cache_dtype=dtype, device=device)

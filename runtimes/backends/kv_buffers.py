@@ -10,16 +10,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from codegen_edge import contract
+from codegen_edge.bundle import Manifest, contract
+from codegen_edge.bundle.model_config import ModelConfig
 from codegen_edge.errors import CancelledError, InvalidInputError
-from codegen_edge.model_config import ModelConfig
 from codegen_edge.runtimes.devices import HOST, Device, DeviceArray
 from codegen_edge.runtimes.runtime import KVCache
 
-# Of a float cache, by what the graph computes in; numpy has no bfloat16, so its bits are kept.
-CACHE_DTYPES: dict[contract.Compute, type[np.generic]] = {"fp32": np.float32, "fp16": np.float16, "bf16": np.uint16}
 _BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
 _NOT_OURS = "these keys and values are of another model, or do not fit the cache"
+
+
+def cache_dtype(manifest: Manifest) -> np.dtype[Any]:
+    """dtype of a bundle's keys and values; numpy has no bfloat16, so its bits are kept, as uint16."""
+    name = contract.DTYPE_NAMES[manifest.cache_precision]
+    return np.dtype(np.uint16 if name == "bfloat16" else name)
 
 
 class KVBuffers:

@@ -8,13 +8,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from codegen_edge import contract
 from codegen_edge.bundle import Bundle
 from codegen_edge.ort_session import open_session
+from codegen_edge.runtimes.backends.kv_buffers import cache_dtype
 from codegen_edge.runtimes.backends.ort import OrtRuntime
 
 _FLOAT_ACTIVATIONS = 1  # of MatMulNBits' accuracy_level (ContribOperators.md)
-_CACHE_DTYPES: dict[contract.KVPrecision, type[np.generic]] = {"fp32": np.float32, "int8": np.int8}
 
 
 class OrtCpuRuntime(OrtRuntime):
@@ -40,7 +39,7 @@ class OrtCpuRuntime(OrtRuntime):
         folder = None if rounds_activations else bundle.model_path.parent
         model = bundle.model_path if rounds_activations else _with_float_activations(bundle.model_path)
         session = open_session(model, threads, weights=weights, weights_folder=folder)
-        super().__init__("cpu", bundle, session, cache_dtype=_CACHE_DTYPES[bundle.manifest.kv_cache])
+        super().__init__("cpu", bundle, session, cache_dtype=cache_dtype(bundle.manifest))
 
 
 def _with_float_activations(path: Path) -> bytes:

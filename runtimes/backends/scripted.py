@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from codegen_edge.bundle.model_config import ModelConfig
 from codegen_edge.errors import BackendError, CancelledError, InvalidInputError
-from codegen_edge.model_config import ModelConfig
 from codegen_edge.runtimes.runtime import KVCache, Logits, TokenIds
 from codegen_edge.runtimes.step_input import check_step
 

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from codegen_edge import contract
-from codegen_edge.bundle import Bundle
+from codegen_edge.bundle import Bundle, contract
 from codegen_edge.errors import BackendError, BundleError
 from codegen_edge.ort_session import open_session
 from codegen_edge.runtimes.backends.kv_buffers import KVBuffers, bind_host, check_cache_size

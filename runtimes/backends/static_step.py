@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from codegen_edge.model_config import ModelConfig
+from codegen_edge.bundle.model_config import ModelConfig
 from codegen_edge.runtimes.backends.kv_buffers import KVBuffers
 from codegen_edge.runtimes.devices import DeviceArray
 from codegen_edge.runtimes.runtime import KVCache, Logits, TokenIds

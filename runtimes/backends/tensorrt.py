@@ -10,14 +10,13 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from codegen_edge import contract
-from codegen_edge.bundle import CURRENT_GPU, ENGINE_FILES, Bundle, Engines, Phase
+from codegen_edge.bundle import CURRENT_GPU, ENGINE_FILES, Bundle, Engines, Phase, contract
 from codegen_edge.errors import BackendError, BundleError, IntegrityError, InvalidInputError, RuntimeUnavailableError
-from codegen_edge.runtimes.backends.kv_buffers import CACHE_DTYPES, KVBuffers, check_cache_size
+from codegen_edge.runtimes.backends.kv_buffers import KVBuffers, cache_dtype, check_cache_size
 from codegen_edge.runtimes.backends.static_step import StaticRuntime
 from codegen_edge.runtimes.devices import Device, DeviceArray
 from codegen_edge.runtimes.runtime import TokenIds
-from codegen_edge.tensorrt_library import TensorRT, load_tensorrt, told_errors
+from codegen_edge.runtimes.tensorrt_library import TensorRT, load_tensorrt, told_errors
 
 NAME = "tensorrt"
 
@@ -61,7 +60,7 @@ class TensorRTRuntime(StaticRuntime):
         self.engines = engines
         self._model = bundle.manifest.model
         self._device = device
-        self._cache_dtype = CACHE_DTYPES[bundle.manifest.compute]
+        self._cache_dtype = cache_dtype(bundle.manifest)
         self.chunk = engines.chunk
         self.exclusively = threading.Lock()  # logits stay on the device until they are read
         self._phases: dict[Phase, _EngineRun] | None = {

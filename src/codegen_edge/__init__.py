@@ -13,22 +13,22 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from codegen_edge.bundle import Bundle, open_bundle
     from codegen_edge.errors import CodegenEdgeError
-    from codegen_edge.model import Completion, Model, load_model
-    from codegen_edge.runtimes.generation import CancelToken, GenerationParams
-    from codegen_edge.session import Session
+    from codegen_edge.generation import CancelToken, GenerationParams
+    from codegen_edge.generation.model import Completion, Model, load_model
+    from codegen_edge.generation.session import Session
 
     __version__: str
 
 # Imported at first use: `import codegen_edge` loads neither numpy nor a runtime.
 _HOMES = {
     "Bundle": "codegen_edge.bundle",
-    "CancelToken": "codegen_edge.runtimes.generation",
+    "CancelToken": "codegen_edge.generation",
     "CodegenEdgeError": "codegen_edge.errors",
-    "Completion": "codegen_edge.model",
-    "GenerationParams": "codegen_edge.runtimes.generation",
-    "Model": "codegen_edge.model",
-    "Session": "codegen_edge.session",
-    "load_model": "codegen_edge.model",
+    "Completion": "codegen_edge.generation.model",
+    "GenerationParams": "codegen_edge.generation",
+    "Model": "codegen_edge.generation.model",
+    "Session": "codegen_edge.generation.session",
+    "load_model": "codegen_edge.generation.model",
     "open_bundle": "codegen_edge.bundle",
 }
 

@@ -11,15 +11,14 @@ from tokenizers import Tokenizer
 
 from codegen_edge.bundle import Bundle
 from codegen_edge.checkpoints import SHIPPED, shipped_checkpoint
-from codegen_edge.checkpoints.corpora import FOLDER, load_corpus
-from codegen_edge.checkpoints.library_source import SourceFile
-from codegen_edge.checkpoints.model_card import TrainingRecord, model_card
+from codegen_edge.checkpoints.corpora import FOLDER, SourceFile, load_corpus
 from codegen_edge.errors import CheckpointError, InvalidInputError
-from codegen_edge.evaluation.perplexity import measure_perplexity
-from codegen_edge.evaluation.verify import verify_bundle
+from codegen_edge.evaluation.parity.verify import verify_bundle
+from codegen_edge.evaluation.quality.perplexity import measure_perplexity
 from codegen_edge.exporter import locate_checkpoint, open_checkpoint
 from codegen_edge.runtimes import open_runtime
 from codegen_edge.tokenizer import Tokenizer as TextTokenizer
+from training.model_card import TrainingRecord, model_card
 
 NAME = "codegen-5M-mono"
 HUB_FILES = {

@@ -6,8 +6,8 @@ import torch
 from numpy.typing import NDArray
 
 from codegen_edge.errors import InvalidInputError
-from codegen_edge.evaluation.parity import Comparison, compare_positions, compare_runtimes, kl_divergence
-from codegen_edge.evaluation.tolerances import TOLERANCES, Tolerance
+from codegen_edge.evaluation.parity.compare import Comparison, compare_positions, compare_runtimes, kl_divergence
+from codegen_edge.evaluation.parity.tolerances import TOLERANCES, Tolerance
 from codegen_edge.runtimes import KVCache, Logits, TokenIds
 from codegen_edge.runtimes.backends.scripted import ScriptedRuntime
 

@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from codegen_edge.bundle import Bundle
 from codegen_edge.cli import cli
 from codegen_edge.errors import InvalidInputError, NumericsError
-from codegen_edge.evaluation.perplexity import (
+from codegen_edge.evaluation.quality.perplexity import (
     document_ids,
     log_sum_exp,
     measure_perplexity,

@@ -9,7 +9,7 @@ import pytest
 
 from codegen_edge.bundle import Bundle
 from codegen_edge.errors import BundleError, InvalidInputError
-from codegen_edge.evaluation.verify import verify_bundle
+from codegen_edge.evaluation.parity.verify import verify_bundle
 from codegen_edge.exporter import open_checkpoint
 from codegen_edge.exporter.random_checkpoint import ModelShape
 from tests.conftest import MakeCheckpoint

@@ -13,8 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from codegen_edge import contract
-from codegen_edge.bundle import Bundle, open_bundle
+from codegen_edge.bundle import Bundle, contract, open_bundle
 from codegen_edge.errors import (
     CheckpointError,
     IncompatibleVersionError,
@@ -24,7 +23,7 @@ from codegen_edge.errors import (
     StorageError,
     UnsupportedModelError,
 )
-from codegen_edge.evaluation.verify import verify_bundle
+from codegen_edge.evaluation.parity.verify import verify_bundle
 from codegen_edge.exporter import (
     ExportOptions,
     export_checkpoint,

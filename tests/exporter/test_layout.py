@@ -4,8 +4,8 @@ import pytest
 import torch
 from transformers import CodeGenConfig, CodeGenForCausalLM
 
+from codegen_edge.bundle.model_config import ModelConfig
 from codegen_edge.exporter.layout import expected_tensors, graph_tensor, is_buffer
-from codegen_edge.model_config import ModelConfig
 
 QKV = "transformer.h.0.attn.qkv_proj.weight"
 

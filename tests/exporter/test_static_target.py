@@ -13,9 +13,9 @@ from codegen_edge import open_bundle
 from codegen_edge.bundle import Bundle
 from codegen_edge.cli import cli
 from codegen_edge.errors import BundleError, UnsupportedModelError
-from codegen_edge.evaluation.verify import verify_bundle
+from codegen_edge.evaluation.parity.verify import verify_bundle
 from codegen_edge.exporter import ExportOptions, export_checkpoint, locate_checkpoint, open_checkpoint
-from codegen_edge.model import load_model
+from codegen_edge.generation.model import load_model
 from codegen_edge.quantization import QuantizeOptions, quantize_bundle
 from codegen_edge.runtimes import open_runtime
 

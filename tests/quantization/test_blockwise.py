@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from codegen_edge.errors import InvalidInputError
 from codegen_edge.quantization.blockwise import Grid, QuantizedMatrix, blocks_of
-from codegen_edge.quantization.methods import METHODS, find_method, gptq
+from codegen_edge.quantization.methods import METHODS, gptq
 
 GRIDS = [
     Grid(bits=bits, block_size=block_size, is_symmetric=is_symmetric)
@@ -36,7 +36,7 @@ def moment(columns: int, seed: int = 1) -> NDArray[np.float32]:
 @pytest.mark.parametrize("method", ["round"])
 def test_rounding_is_within_half_a_step_everywhere(method: str, grid: Grid) -> None:
     weights = matrix(7, 300)
-    quantized = find_method(method)(grid, None)(weights)
+    quantized = METHODS.find(method)(grid, None)(weights)
     error = np.abs(quantized.dequantized() - weights)
     half_steps = np.repeat(np.abs(quantized.scales) / 2, grid.block_size, axis=1)[:, :300]
     # A symmetric grid has no code for the far end of the other sign, an asymmetric one rounds its zero point, too.
@@ -49,7 +49,7 @@ def test_rounding_is_within_half_a_step_everywhere(method: str, grid: Grid) -> N
 def test_padded_columns_and_zero_blocks_come_back_exactly(method: str, grid: Grid) -> None:
     weights = matrix(3, 200)
     weights[1] = 0
-    quantized = find_method(method)(grid, moment(200))(weights)
+    quantized = METHODS.find(method)(grid, moment(200))(weights)
     assert quantized.dequantized().shape == weights.shape
     np.testing.assert_array_equal(quantized.dequantized()[1], 0)
     assert np.isfinite(quantized.dequantized()).all()
@@ -61,7 +61,7 @@ def test_search_never_has_more_error_than_rounding(grid: Grid) -> None:
     weights = matrix(20, 256)
     weights[:10, 5] *= 20  # an outlier in each of these rows
     errors = {
-        method: ((find_method(method)(grid, None)(weights).dequantized() - weights) ** 2).sum(axis=1)
+        method: ((METHODS.find(method)(grid, None)(weights).dequantized() - weights) ** 2).sum(axis=1)
         for method in ("round", "search")
     }
     assert (errors["search"] <= errors["round"] * (1 + 1e-5)).all()
@@ -76,7 +76,7 @@ def test_gptq_lowers_the_error_of_the_outputs(block_size: int, is_symmetric: boo
     grid = Grid(bits=4, block_size=block_size, is_symmetric=is_symmetric)
     errors = {}
     for method in METHODS:
-        difference = find_method(method)(grid, second_moment)(weights).dequantized() - weights
+        difference = METHODS.find(method)(grid, second_moment)(weights).dequantized() - weights
         errors[method] = float(np.einsum("nk,kl,nl->", difference, second_moment, difference, optimize=True))
     assert errors["gptq"] < 0.5 * errors["search"]
     assert errors["gptq"] < 0.5 * errors["round"]
@@ -90,7 +90,7 @@ def test_refinement_lowers_gptqs_own_error_in_every_row(is_symmetric: bool, monk
     errors = []
     for rounds in (0, 1, 2):
         monkeypatch.setattr(gptq, "_ROUNDS", rounds)
-        quantized = find_method("gptq")(grid, second_moment)(weights)
+        quantized = METHODS.find("gptq")(grid, second_moment)(weights)
         assert quantized.codes.max() <= grid.largest_code
         difference = quantized.dequantized() - weights
         errors.append(np.einsum("nk,kl,nl->n", difference, second_moment, difference, optimize=True))
@@ -104,10 +104,10 @@ def test_gptq_lives_with_inputs_that_were_never_seen() -> None:
     second_moment[10:20] = second_moment[:, 10:20] = 0
     grid = Grid(bits=4, block_size=32)
     for given_moment in (second_moment, np.zeros_like(second_moment)):
-        quantized = find_method("gptq")(grid, given_moment)(matrix(8, 64))
+        quantized = METHODS.find("gptq")(grid, given_moment)(matrix(8, 64))
         assert np.abs(quantized.dequantized() - matrix(8, 64)).max() < 3  # bounded, whatever others made up for
     with pytest.raises(InvalidInputError, match="needs calibration"):
-        find_method("gptq")(grid, None)(matrix(8, 64))
+        METHODS.find("gptq")(grid, None)(matrix(8, 64))
 
 
 @given(
@@ -125,7 +125,7 @@ def test_any_finite_matrix_gives_finite_weights(
     weights = (matrix(rows, columns, seed) * np.float64(10.0) ** exponent).astype(np.float32)
     grid = Grid(bits=bits, block_size=16, is_symmetric=is_symmetric)
     for method in ("round", "search"):
-        dequantized = find_method(method)(grid, None)(weights).dequantized()
+        dequantized = METHODS.find(method)(grid, None)(weights).dequantized()
         assert np.isfinite(dequantized).all()
         largest = np.abs(blocks_of(weights, 16)).max(axis=-1).max()
         # Blocks whose scale would be below 1e-30 become zeros: at most 255 such steps are lost.
@@ -162,4 +162,4 @@ def test_bad_grids_are_named(fields: dict[str, int], message: str) -> None:
 
 def test_unknown_method_is_named() -> None:
     with pytest.raises(InvalidInputError, match="no method 'hqq'"):
-        find_method("hqq")
+        METHODS.find("hqq")

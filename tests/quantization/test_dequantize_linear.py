@@ -12,13 +12,12 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
-from codegen_edge import contract
-from codegen_edge.bundle import Bundle
+from codegen_edge.bundle import Bundle, contract
+from codegen_edge.bundle.weights import Weight, all_groups, load_graph, write_graph, write_weights
 from codegen_edge.errors import InvalidInputError
-from codegen_edge.graph_io import Weight, all_groups, write_graph, write_weights
-from codegen_edge.quantization.bundle_io import load_graph
 from codegen_edge.quantization.matrices import Matrix
-from codegen_edge.quantization.schemes import SchemeOptions, find_scheme
+from codegen_edge.quantization.plan import Making, PlanOptions
+from codegen_edge.quantization.schemes import rewrite_graph
 
 TOKENS = np.random.default_rng(0).integers(0, 300, (1, 12))
 
@@ -32,7 +31,7 @@ def write(bundle: Bundle, scheme: str, folder: Path, **options: Any) -> dict[str
         matrix.rows_of(whole, slice(first, first + len(weights)))[...] = dequantized
 
     model, read = load_graph(bundle)
-    groups = find_scheme(scheme)(model, SchemeOptions(form="dequantize-linear", on_rows=on_rows, **options))
+    groups = rewrite_graph(model, scheme, PlanOptions(target="tensorrt", **options), Making(on_rows=on_rows))
     (folder / "onnx").mkdir()
     write_weights(all_groups(model, groups), read, folder)
     write_graph(model, folder)
@@ -99,4 +98,4 @@ def test_what_tensorrt_cannot_take_is_refused(
 ) -> None:
     model, _ = load_graph(tiny_bundle)
     with pytest.raises(InvalidInputError, match=message):
-        find_scheme(scheme)(model, SchemeOptions(form="dequantize-linear", **options))
+        rewrite_graph(model, scheme, PlanOptions(target="tensorrt", **options))

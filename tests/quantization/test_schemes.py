@@ -16,15 +16,16 @@ import pytest
 from numpy.typing import NDArray
 
 from codegen_edge.bundle import Bundle, open_bundle
+from codegen_edge.bundle.weights import Weight
 from codegen_edge.errors import BundleError, InvalidInputError, NumericsError, StorageError
-from codegen_edge.evaluation.damage import kl_divergences, measure_damage, spread_sample
-from codegen_edge.evaluation.parity import kl_divergence
+from codegen_edge.evaluation.parity.compare import kl_divergence
+from codegen_edge.evaluation.quality.damage import kl_divergences, measure_damage, spread_sample
 from codegen_edge.exporter import ExportOptions, export_checkpoint, locate_checkpoint
 from codegen_edge.exporter.random_checkpoint import ModelShape, write_random_checkpoint
-from codegen_edge.graph_io import Weight
 from codegen_edge.quantization import QuantizeOptions, quantize_bundle
 from codegen_edge.quantization.matrices import Matrix
-from codegen_edge.quantization.schemes import SCHEMES, SchemeOptions, find_scheme
+from codegen_edge.quantization.plan import Making, PlanOptions
+from codegen_edge.quantization.schemes import SCHEMES, rewrite_graph
 from codegen_edge.runtimes import open_runtime
 from codegen_edge.runtimes.backends.ort_cpu import OrtCpuRuntime
 from codegen_edge.tokenizer import Tokenizer
@@ -108,7 +109,7 @@ def test_is_smaller_and_says_by_how_much(scheme: str, tiny_bundle: Bundle, quant
 def test_onnxruntime_genai_generates_our_tokens(scheme: str, quantized: Quantized) -> None:
     import onnxruntime_genai as genai
 
-    from codegen_edge.runtimes.generation import GenerationLoop, GenerationParams
+    from codegen_edge.generation import GenerationLoop, GenerationParams
 
     bundle, _ = quantized(scheme)
     prompt = [3, 50, 120, 7]
@@ -129,12 +130,11 @@ def test_export_in_one_pass_gives_the_same_bytes(
     scheme: str, tiny_checkpoint: Path, quantized: Quantized, tmp_path: Path
 ) -> None:
     bundle, _ = quantized(scheme, method="search")
-    rewrite = find_scheme(scheme)
     exported = export_checkpoint(
         locate_checkpoint(str(tiny_checkpoint)),
         tmp_path / "bundle",
-        ExportOptions(precision=scheme),  # type: ignore[arg-type]
-        rewrite=lambda model: rewrite(model, SchemeOptions(method="search")),
+        ExportOptions(precision=scheme),
+        rewrite=lambda model: rewrite_graph(model, scheme, PlanOptions(method="search")),
     )
     assert exported.manifest.files["onnx/model.onnx_data"] == bundle.manifest.files["onnx/model.onnx_data"]
     np.testing.assert_array_equal(logits_of(exported), logits_of(bundle))
@@ -400,12 +400,12 @@ def _with_dequantized_weights(bundle: Bundle, scheme: str, folder: Path) -> Bund
         )
         matrix.rows_of(by_row, slice(first, first + len(weights)))[...] = dequantized
 
-    from codegen_edge.quantization.bundle_io import load_graph
+    from codegen_edge.bundle.weights import load_graph
     from codegen_edge.quantization.calibration import Calibration
 
     model, read = load_graph(bundle)
-    options = SchemeOptions(method="gptq", second_moment=Calibration(bundle, DOCUMENTS).second_moment, on_rows=on_rows)
-    for group in find_scheme(scheme)(model, options):
+    making = Making(second_moment=Calibration(bundle, DOCUMENTS).second_moment, on_rows=on_rows)
+    for group in rewrite_graph(model, scheme, PlanOptions(method="gptq"), making):
         group.make(read(group.source))
     original = ir.load(folder / "onnx" / "model.onnx")
     with (folder / "onnx" / "model.onnx_data").open("r+b") as file:

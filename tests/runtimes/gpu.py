@@ -13,10 +13,10 @@ from codegen_edge.bundle import Bundle
 from codegen_edge.errors import RuntimeUnavailableError
 from codegen_edge.runtimes import Runtime, open_runtime
 from codegen_edge.runtimes.backends.cuda import load_cuda_provider
-from codegen_edge.runtimes.build import EngineOptions, build_engines, build_half
-from codegen_edge.runtimes.build.engines import EngineBuilder
+from codegen_edge.runtimes.builders import EngineOptions, build_engines, build_half
+from codegen_edge.runtimes.builders.engine_builder import EngineBuilder
 from codegen_edge.runtimes.devices.cuda import list_gpus
-from codegen_edge.tensorrt_library import load_tensorrt
+from codegen_edge.runtimes.tensorrt_library import load_tensorrt
 
 
 @functools.cache

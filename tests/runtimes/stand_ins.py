@@ -17,10 +17,10 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
-from codegen_edge import contract
-from codegen_edge.runtimes.build.engines import Tensor
+from codegen_edge.bundle import contract
+from codegen_edge.runtimes.builders.engine_builder import Tensor
 from codegen_edge.runtimes.devices import HostDevice
-from codegen_edge.tensorrt_library import TensorRT
+from codegen_edge.runtimes.tensorrt_library import TensorRT
 
 VERSION = "11.4.0"
 MAGIC = b"fake engine\n"

@@ -11,8 +11,7 @@ import onnx
 import pytest
 from click.testing import CliRunner
 
-from codegen_edge import contract
-from codegen_edge.bundle import Bundle, open_bundle
+from codegen_edge.bundle import Bundle, contract, open_bundle
 from codegen_edge.cli import cli
 from codegen_edge.errors import (
     BackendError,
@@ -28,10 +27,10 @@ from codegen_edge.quantization import QuantizeOptions, quantize_bundle
 from codegen_edge.runtimes import open_runtime
 from codegen_edge.runtimes.backends.cuda import cpu_nodes, open_device_session
 from codegen_edge.runtimes.backends.ort import OrtRuntime
-from codegen_edge.runtimes.build import EngineOptions, build_engines, build_half, engine_bindings
-from codegen_edge.runtimes.build.compute_dtype import set_compute_dtype
-from codegen_edge.runtimes.build.engines import EngineBuilder, check_bindings, dtype_name
-from codegen_edge.tensorrt_library import load_tensorrt
+from codegen_edge.runtimes.builders import EngineOptions, build_engines, build_half, engine_bindings
+from codegen_edge.runtimes.builders.compute_dtype import set_compute_dtype
+from codegen_edge.runtimes.builders.engine_builder import EngineBuilder, check_bindings, dtype_name
+from codegen_edge.runtimes.tensorrt_library import load_tensorrt
 from tests.conftest import MakeCheckpoint
 
 from .stand_ins import FakeBuilder, StreamingHost, fake_library
@@ -298,7 +297,7 @@ def test_built_bundle_is_verified_against_what_it_was_built_of(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from codegen_edge.evaluation import verify
+    from codegen_edge.evaluation.parity import verify
     from codegen_edge.exporter import open_checkpoint
     from codegen_edge.runtimes.backends.tensorrt import TensorRTRuntime
 
@@ -329,7 +328,7 @@ def test_built_bundle_is_verified_against_what_it_was_built_of(
 def test_command_line_verifies_what_was_built(
     tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from codegen_edge.evaluation import verify
+    from codegen_edge.evaluation.parity import verify
 
     half = build_half(tiny_bundle, tmp_path / "half")
     command = ["verify", half.path, "--reference", tiny_bundle.path]

@@ -20,17 +20,17 @@ from numpy.typing import NDArray
 from codegen_edge.bundle import Bundle
 from codegen_edge.cli import cli
 from codegen_edge.dependencies import install_command
-from codegen_edge.diagnosis import diagnose
 from codegen_edge.errors import BackendError, CancelledError, InvalidInputError, RuntimeUnavailableError
 from codegen_edge.ort_session import load_onnxruntime
 from codegen_edge.runtimes import open_runtime
 from codegen_edge.runtimes.backends.cuda import GraphRuntime, load_cuda_provider, open_device_session
 from codegen_edge.runtimes.backends.kv_buffers import KVBuffers
 from codegen_edge.runtimes.backends.scripted import ScriptedRuntime
-from codegen_edge.runtimes.build import build_half
+from codegen_edge.runtimes.builders import build_half
 from codegen_edge.runtimes.devices import Device, HostDevice
 from codegen_edge.runtimes.devices import cuda as cuda_device
 from codegen_edge.runtimes.devices.cuda import CudaDevice, list_gpus
+from codegen_edge.workflows.diagnosis import diagnose
 
 from .stand_ins import StreamingHost
 
@@ -374,7 +374,7 @@ def test_option_of_another_runtime_is_refused(runtime: str, tiny_bundle: Bundle)
 
 
 def parts(found: Callable[[str], str | None], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    monkeypatch.setattr("codegen_edge.diagnosis.installed_version", found)
+    monkeypatch.setattr("codegen_edge.workflows.diagnosis.installed_version", found)
     return {finding.part: finding for finding in diagnose()}
 
 

@@ -12,17 +12,17 @@ import pytest
 from benchmarks import gpu as benchmark
 from codegen_edge.bundle import Bundle
 from codegen_edge.errors import CodegenEdgeError
-from codegen_edge.evaluation.tolerances import TOLERANCES
-from codegen_edge.evaluation.verify import verify_built
+from codegen_edge.evaluation.parity.tolerances import TOLERANCES
+from codegen_edge.evaluation.parity.verify import verify_built
 from codegen_edge.exporter import ExportOptions, export_checkpoint, locate_checkpoint
 from codegen_edge.exporter.random_checkpoint import ModelShape, write_random_checkpoint
-from codegen_edge.model import load_model
+from codegen_edge.generation.model import load_model
 from codegen_edge.quantization import QuantizeOptions, quantize_bundle
 from codegen_edge.runtimes import open_runtime
 from codegen_edge.runtimes.backends.tensorrt import TensorRTRuntime
-from codegen_edge.runtimes.build import EngineOptions, build_engines, build_half
-from codegen_edge.runtimes.build.engines import EngineBuilder
-from codegen_edge.tensorrt_library import load_tensorrt
+from codegen_edge.runtimes.builders import EngineOptions, build_engines, build_half
+from codegen_edge.runtimes.builders.engine_builder import EngineBuilder
+from codegen_edge.runtimes.tensorrt_library import load_tensorrt
 
 from .gpu import missing, skip_or_fail
 from .stand_ins import FakeBuilder, StreamingHost, fake_library

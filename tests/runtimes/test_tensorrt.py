@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from codegen_edge import contract
-from codegen_edge.bundle import Bundle, open_bundle
+from codegen_edge.bundle import Bundle, contract, open_bundle
+from codegen_edge.bundle.model_config import ModelConfig
 from codegen_edge.errors import (
     BackendError,
     BundleError,
@@ -20,12 +20,11 @@ from codegen_edge.errors import (
     InvalidInputError,
     RuntimeUnavailableError,
 )
-from codegen_edge.model import Model
-from codegen_edge.model_config import ModelConfig
+from codegen_edge.generation.model import Model
 from codegen_edge.runtimes import open_runtime
 from codegen_edge.runtimes.backends.tensorrt import TensorRTRuntime, require_gpu
-from codegen_edge.runtimes.build import EngineOptions, build_engines, is_current
-from codegen_edge.tensorrt_library import TensorRT, load_tensorrt
+from codegen_edge.runtimes.builders import EngineOptions, build_engines, is_current
+from codegen_edge.runtimes.tensorrt_library import TensorRT, load_tensorrt
 from codegen_edge.tokenizer import Tokenizer
 
 from .stand_ins import FakeBuilder, FakeRuntime, StreamingHost, edit_manifest, fake_library

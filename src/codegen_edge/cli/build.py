@@ -74,7 +74,7 @@ def build(
     if runtime == "cuda" and compute == "fp32":
         raise InvalidInputError("the cuda runtime computes in fp16 or bf16: its attention has no other kernel")
     try:
-        from codegen_edge.runtimes.build import EngineOptions, build_engines, build_half, is_current
+        from codegen_edge.runtimes.builders import EngineOptions, build_engines, build_half, is_current
     except ImportError as exc:
         raise RuntimeUnavailableError(f"building needs onnx-ir ({exc}): {install_command(runtime)}") from exc
     if runtime == "cuda":
@@ -83,8 +83,8 @@ def build(
         stdout.print(f"wrote {made.path}: {made.size_bytes / 1e6:.1f} MB, computing in {compute}")
         return
 
-    from codegen_edge.runtimes.build.engines import EngineBuilder
-    from codegen_edge.tensorrt_library import load_tensorrt
+    from codegen_edge.runtimes.builders.engine_builder import EngineBuilder
+    from codegen_edge.runtimes.tensorrt_library import load_tensorrt
 
     sizes = {"capacity": capacity, "chunk": chunk, "batch_size": batch}
     options = EngineOptions(

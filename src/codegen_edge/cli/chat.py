@@ -11,7 +11,7 @@ from codegen_edge.cli.generation_options import generation_options, opened_draft
 from codegen_edge.cli.interruption import run_interruptibly
 
 if TYPE_CHECKING:
-    from codegen_edge.session import Session
+    from codegen_edge.generation.session import Session
 
 _HELP = """A line is added to the program and continued; an empty line continues it as it is. Lines that begin with /:
   /undo        forget the last turn      /show        print the program
@@ -33,8 +33,8 @@ def chat(
 
     codegen-edge chat my-bundle --single-block
     """
-    from codegen_edge.model import load_model
-    from codegen_edge.runtimes.generation import GenerationParams
+    from codegen_edge.generation import GenerationParams
+    from codegen_edge.generation.model import load_model
 
     options = {"runtime": runtime, **take_runtime_options(params)}
     GenerationParams(**params)  # refuses bad options before the model is loaded
@@ -94,7 +94,7 @@ class _Chat:
 
     def _turn(self, line: str) -> None:
         from codegen_edge.errors import CodegenEdgeError
-        from codegen_edge.runtimes.generation import CancelToken
+        from codegen_edge.generation import CancelToken
 
         self._marks.append(self._session.num_tokens)
         text = self._session.text

@@ -30,9 +30,9 @@ def demo(folder: Path) -> None:
 
     codegen-edge demo
     """
+    from codegen_edge.bundle.storage import storage_errors
     from codegen_edge.cli.console import stdout
     from codegen_edge.cli.extras import require_export_extra
-    from codegen_edge.storage import storage_errors
 
     require_export_extra()
     with storage_errors(folder):
@@ -70,7 +70,7 @@ def _table(bundles: list[Path]) -> Table:
     from rich.table import Table
 
     from codegen_edge.bundle import open_bundle
-    from codegen_edge.model import load_model
+    from codegen_edge.generation.model import load_model
 
     table = Table(title="against the reference (int8 and int4: against fp32)", title_justify="left", box=SIMPLE)
     for column in ("bundle", "size", "max |Δlogit|", "top-1 agreement", "tokens/s"):

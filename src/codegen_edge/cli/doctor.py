@@ -14,7 +14,7 @@ def doctor() -> None:
     from rich.table import Table
 
     from codegen_edge.cli.console import stderr, stdout
-    from codegen_edge.diagnosis import diagnose
+    from codegen_edge.workflows.diagnosis import diagnose
 
     with stderr.status("trying what is installed"):
         findings = diagnose()

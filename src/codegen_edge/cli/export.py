@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from codegen_edge import contract
+from codegen_edge.bundle import contract
+from codegen_edge.cli.choices import PRECISION
 from codegen_edge.errors import ParityError
 
 if TYPE_CHECKING:
@@ -21,7 +22,12 @@ if TYPE_CHECKING:
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option("--task", type=click.Choice(contract.TASKS), default=contract.TASKS[0], show_default=True)
 @click.option("--target", type=click.Choice(contract.TARGETS), default=contract.TARGETS[0], show_default=True)
-@click.option("--precision", type=click.Choice(contract.PRECISIONS), default="fp32", show_default=True)
+@click.option(
+    "--precision",
+    type=PRECISION,
+    default="fp32",
+    show_default=True,
+)
 @click.option("--revision", help="Branch, tag or commit of a hub id.")
 @click.option("--offline", is_flag=True, help="Use the hub's local cache only.")
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is there, once the new one is whole.")
@@ -31,7 +37,7 @@ def export(
     out: Path,
     task: contract.Task,
     target: contract.Target,
-    precision: contract.Precision,
+    precision: str,
     revision: str | None,
     offline: bool,
     overwrite: bool,
@@ -43,8 +49,8 @@ def export(
     codegen-edge export Salesforce/codegen-350M-mono my-bundle
     """
     # Refused before torch is loaded, which takes seconds.
+    from codegen_edge.bundle.storage import check_target
     from codegen_edge.cli.extras import require_export_extra
-    from codegen_edge.storage import check_target
 
     check_target(out, overwrite=overwrite)
     require_export_extra(with_runtime=not no_verify)
@@ -75,7 +81,7 @@ def _export_proved(
 ) -> tuple[Bundle, str]:
     from codegen_edge.cli.console import stderr
     from codegen_edge.cli.verify import parity_table
-    from codegen_edge.evaluation.verify import verdict_of, verify_bundle
+    from codegen_edge.evaluation.parity.verify import verdict_of, verify_bundle
     from codegen_edge.exporter import export_checkpoint
 
     def prove(bundle: Any, reference: Any) -> dict[str, Any]:
@@ -99,7 +105,7 @@ def _export_quantized(
 ) -> tuple[Bundle, str]:
     from codegen_edge.cli.console import stderr
     from codegen_edge.cli.quantize import damage_line, tensor_table
-    from codegen_edge.evaluation.export import DEFAULT_MEASURE_TOKENS, export_quantized
+    from codegen_edge.workflows.export import DEFAULT_MEASURE_TOKENS, export_quantized
 
     measure_tokens = DEFAULT_MEASURE_TOKENS if is_compared else 0
     bundle, report = export_quantized(located, out, options, measure_tokens=measure_tokens, on_progress=on_progress)

@@ -13,7 +13,7 @@ from codegen_edge.cli.generation_options import generation_options, opened_draft
 from codegen_edge.cli.interruption import run_interruptibly
 
 if TYPE_CHECKING:
-    from codegen_edge.model import Completion, GenerationStream
+    from codegen_edge.generation.model import Completion, GenerationStream
 
 
 @click.command()
@@ -44,9 +44,9 @@ def generate(
 
     codegen-edge generate my-bundle --prompt "def hello_world():" --max-new-tokens 64
     """
-    from codegen_edge.editing import suffix_stops
-    from codegen_edge.model import load_model
-    from codegen_edge.runtimes.generation import CancelToken, GenerationParams
+    from codegen_edge.generation import CancelToken, GenerationParams
+    from codegen_edge.generation.editing import suffix_stops
+    from codegen_edge.generation.model import load_model
 
     text = _read_prompt(prompt, prompt_file)
     options = {"runtime": runtime, **take_runtime_options(params)}

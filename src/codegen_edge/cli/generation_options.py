@@ -11,7 +11,7 @@ import click
 
 if TYPE_CHECKING:
     from codegen_edge.bundle import Check
-    from codegen_edge.model import Draft
+    from codegen_edge.generation.model import Draft
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -81,7 +81,7 @@ def opened_draft(draft: str | None, check: Check, options: dict[str, Any]) -> It
     elif draft == "prompt-lookup":
         yield "prompt-lookup"
     else:
-        from codegen_edge.model import load_model
+        from codegen_edge.generation.model import load_model
 
         with load_model(Path(draft), check=check, **options) as model:
             yield model

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from codegen_edge.runtimes.generation import CancelToken
+    from codegen_edge.generation import CancelToken
 
 _Result = TypeVar("_Result")
 

@@ -29,8 +29,8 @@ def perplexity(bundle: Path, texts: tuple[Path, ...], runtime: str, threads: int
     from codegen_edge.checkpoints.corpora import load_corpus
     from codegen_edge.cli.console import stderr, stdout
     from codegen_edge.cli.texts import read_text
-    from codegen_edge.evaluation.intervals import shown_interval
-    from codegen_edge.evaluation.perplexity import measure_perplexity
+    from codegen_edge.evaluation.quality.intervals import shown_interval
+    from codegen_edge.evaluation.quality.perplexity import measure_perplexity
     from codegen_edge.runtimes import open_runtime
     from codegen_edge.tokenizer import Tokenizer
 

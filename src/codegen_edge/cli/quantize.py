@@ -7,23 +7,26 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from codegen_edge.cli.choices import METHOD, SCHEME
+
 if TYPE_CHECKING:
     from rich.table import Table
 
     from codegen_edge.bundle import Bundle
     from codegen_edge.quantization import QuantizationReport, QuantizeOptions
 
-_SCHEMES = ("int8", "int4", "int8-dynamic", "fp16")
-_METHODS = ("round", "search", "gptq")
-
 
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--scheme", type=click.Choice(_SCHEMES), required=True)
+@click.option("--scheme", type=SCHEME, required=True)
 @click.option("--block-size", type=int, help="Weights of a row that share a scale.  [default: the scheme's own]")
 @click.option("--asymmetric", is_flag=True, help="Store a zero point a block, too.")
-@click.option("--method", type=click.Choice(_METHODS), help="How int4 codes are chosen.  [default: gptq]")
+@click.option(
+    "--method",
+    type=METHOD,
+    help="How int4 codes are chosen.  [default: gptq]",
+)
 @click.option("--all-4-bit", is_flag=True, help="Let int4 put the LM head, too, into 4 bits; 8 otherwise.")
 @click.option("--kv-cache", type=click.Choice(("fp32", "int8")), default="fp32", show_default=True)
 @click.option(
@@ -57,10 +60,10 @@ def quantize(
     codegen-edge quantize my-bundle my-int8-bundle --scheme int8
     """
     from codegen_edge.bundle import open_bundle
+    from codegen_edge.bundle.storage import check_target
     from codegen_edge.cli.extras import require_quantize_extra
     from codegen_edge.cli.texts import read_text
     from codegen_edge.errors import InvalidInputError
-    from codegen_edge.storage import check_target
 
     check_target(out, overwrite=options["overwrite"])
     texts = [read_text(path) for path in calibration]
@@ -102,13 +105,13 @@ def _quantize(
 
     from codegen_edge.checkpoints.corpora import load_corpus
     from codegen_edge.cli.console import stderr
-    from codegen_edge.evaluation.budget import quantize_within_budget
-    from codegen_edge.evaluation.damage import Damage, measure_damage
-    from codegen_edge.evaluation.perplexity import document_ids
+    from codegen_edge.evaluation.quality.damage import Damage, measure_damage
+    from codegen_edge.evaluation.quality.perplexity import document_ids
     from codegen_edge.quantization import quantize_bundle
     from codegen_edge.runtimes import open_runtime
     from codegen_edge.runtimes.registry import PROVING_RUNTIMES
     from codegen_edge.tokenizer import Tokenizer
+    from codegen_edge.workflows.budget import quantize_within_budget
 
     tokenizer = Tokenizer(bundle.tokenizer_path)
     held_out = [file.text for file in load_corpus("held-out")]
@@ -188,7 +191,7 @@ def damage_line(damage: dict[str, Any] | None) -> str:
     """What quantizing did to the model, in a line."""
     if damage is None:
         return "damage not measured"
-    from codegen_edge.evaluation.intervals import shown_interval
+    from codegen_edge.evaluation.quality.intervals import shown_interval
 
     loss = shown_interval(damage.get("perplexity_loss_interval"), "+.2%")
     return (
@@ -201,8 +204,8 @@ def damage_line(damage: dict[str, Any] | None) -> str:
 
 def quantization_report(bundle: Bundle) -> dict[str, Any] | None:
     """The report in a quantized bundle, None in a float one."""
+    from codegen_edge.bundle.model_config import read_json_object
     from codegen_edge.errors import BundleError
-    from codegen_edge.model_config import read_json_object
 
     path = bundle.path / "quantization_report.json"
     return read_json_object(path, BundleError) if path.name in bundle.manifest.files else None

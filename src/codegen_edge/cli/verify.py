@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from codegen_edge.bundle import Bundle
-    from codegen_edge.evaluation.parity import ParityReport
+    from codegen_edge.evaluation.parity.compare import ParityReport
 
 
 @click.command()
@@ -55,8 +55,8 @@ def verify(
         _verify_built(opened, Path(reference), runtime, steps, json_file)
         return
     require_export_extra()
-    from codegen_edge.evaluation.parity import DEFAULT_STEPS
-    from codegen_edge.evaluation.verify import verdict_of, verify_bundle
+    from codegen_edge.evaluation.parity.compare import DEFAULT_STEPS
+    from codegen_edge.evaluation.parity.verify import verdict_of, verify_bundle
     from codegen_edge.exporter import locate_checkpoint, open_checkpoint
 
     located = locate_checkpoint(reference, revision=revision, offline=offline)
@@ -74,9 +74,9 @@ def _conclude(
     bundle: Bundle, report: ParityReport, verdict: dict[str, Any], reference: str, json_file: Path | None
 ) -> None:
     """Show the report, keep the verdict, and end with an error where the two differ."""
+    from codegen_edge.bundle.storage import replace_file
     from codegen_edge.cli.console import stdout
     from codegen_edge.errors import ParityError
-    from codegen_edge.storage import replace_file
 
     stdout.print(parity_table(report))
     bundle.record_parity(verdict)
@@ -89,7 +89,7 @@ def _conclude(
 
 def is_bundle(reference: str) -> bool:
     """Whether a reference is a bundle's folder, and no checkpoint."""
-    from codegen_edge.storage import MANIFEST_FILE
+    from codegen_edge.bundle.storage import MANIFEST_FILE
 
     return (Path(reference) / MANIFEST_FILE).is_file()
 
@@ -97,8 +97,8 @@ def is_bundle(reference: str) -> bool:
 def _verify_built(built: Bundle, source: Path, runtime: str | None, steps: int | None, json_file: Path | None) -> None:
     from codegen_edge.bundle import open_bundle
     from codegen_edge.cli.console import stderr
-    from codegen_edge.evaluation.parity import DEFAULT_STEPS
-    from codegen_edge.evaluation.verify import verify_built
+    from codegen_edge.evaluation.parity.compare import DEFAULT_STEPS
+    from codegen_edge.evaluation.parity.verify import verify_built
 
     opened = open_bundle(source)
     with stderr.status("comparing every step with the bundle that it was built of"):

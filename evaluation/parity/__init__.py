@@ -1,0 +1,1 @@
+"""Is a bundle equal to its reference?"""

@@ -1,0 +1,1 @@
+"""Is a bundle still good: perplexity, and what quantizing did to its distributions."""

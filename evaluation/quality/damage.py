@@ -1,0 +1,146 @@
+"""What quantizing did to a model: its distributions against those of the float model, over held-out text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from codegen_edge.errors import InvalidInputError
+from codegen_edge.evaluation.quality.intervals import Interval, bootstrap_interval
+from codegen_edge.evaluation.quality.perplexity import (
+    document_ids,
+    log_sum_exp,
+    negative_log_likelihood,
+    teacher_forced,
+)
+from codegen_edge.runtimes.runtime import Logits, Runtime
+from codegen_edge.tokenizer import Tokenizer
+
+_LEAST_TOKENS = 256  # of a document that is taken
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Damage:
+    """A candidate beside its reference, over the same tokens through the cached path of both.
+
+    Attributes:
+        num_tokens: predicted tokens.
+        mean_kl: Kullback-Leibler divergence from the reference's distribution, in nats, mean over tokens.
+        max_kl: of a token.
+        max_abs_error: of a logit.
+        top1_agreement: share of positions whose likeliest token is the reference's.
+        perplexity, reference_perplexity: per token.
+        num_documents: texts that the tokens are of.
+        perplexity_loss_interval, mean_kl_interval, top1_interval: 95% over documents; None for a single one.
+    """
+
+    num_tokens: int
+    mean_kl: float
+    max_kl: float
+    max_abs_error: float
+    top1_agreement: float
+    perplexity: float
+    reference_perplexity: float
+    num_documents: int = 1
+    perplexity_loss_interval: Interval | None = None
+    mean_kl_interval: Interval | None = None
+    top1_interval: Interval | None = None
+
+    @property
+    def perplexity_loss(self) -> float:
+        """Perplexity over the reference's, less 1; 0.01 is one percent worse."""
+        return self.perplexity / self.reference_perplexity - 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self) | {"perplexity_loss": self.perplexity_loss}
+
+
+def measure_damage(
+    candidate: Runtime,
+    reference: Runtime,
+    tokenizer: Tokenizer,
+    documents: Sequence[str],
+    *,
+    max_tokens: int | None = None,
+) -> Damage:
+    """Compare two runtimes on `documents`, token by token.
+
+    Args:
+        candidate: the quantized model.
+        reference: the float model.
+        tokenizer: of both.
+        documents: texts, each read by itself.
+        max_tokens: about how many tokens to predict, spread over all documents; None reads all of them.
+
+    Raises:
+        InvalidInputError: there is no text.
+        NumericsError: a logit is NaN or infinite.
+    """
+    rows: list[list[float]] = []  # by document: tokens, nll, the reference's, divergence, tokens that agree
+    max_kl = max_abs_error = 0.0
+    for token_ids in spread_sample([document_ids(tokenizer, text) for text in documents], max_tokens):
+        row = np.zeros(5)
+        steps = zip(teacher_forced(candidate, token_ids), teacher_forced(reference, token_ids), strict=True)
+        for (targets, actual), (_, expected) in steps:
+            divergences = kl_divergences(expected, actual)
+            max_kl = max(max_kl, float(divergences.max()))
+            max_abs_error = max(max_abs_error, float(np.abs(expected - actual).max()))
+            row += (
+                len(targets),
+                negative_log_likelihood(actual, targets).sum(),
+                negative_log_likelihood(expected, targets).sum(),
+                divergences.sum(),
+                (expected.argmax(axis=-1) == actual.argmax(axis=-1)).sum(),
+            )
+        rows.append(row.tolist())
+    if not rows:
+        raise InvalidInputError("there is no text to measure on")
+    sums = np.array(rows)
+    count, nll, reference_nll, total_kl, agreed = sums.sum(axis=0).tolist()
+    return Damage(
+        num_tokens=int(count),
+        mean_kl=total_kl / count,
+        max_kl=max_kl,
+        max_abs_error=max_abs_error,
+        top1_agreement=agreed / count,
+        perplexity=math.exp(nll / count),
+        reference_perplexity=math.exp(reference_nll / count),
+        num_documents=len(sums),
+        perplexity_loss_interval=bootstrap_interval(sums, lambda t: np.exp((t[..., 1] - t[..., 2]) / t[..., 0]) - 1),
+        mean_kl_interval=bootstrap_interval(sums, lambda t: t[..., 3] / t[..., 0]),
+        top1_interval=bootstrap_interval(sums, lambda t: t[..., 4] / t[..., 0]),
+    )
+
+
+def spread_sample(documents: Sequence[NDArray[np.int64]], max_tokens: int | None) -> list[NDArray[np.int64]]:
+    """The beginnings of documents, evenly spread over them, that hold about `max_tokens` tokens to predict.
+
+    The first documents alone would stand for all of them, whoever wrote those. A beginning has at least _LEAST_TOKENS,
+    so that most tokens have a past; where that is too many for all documents, fewer of them are taken.
+    """
+    documents = [document for document in documents if len(document) > 1]
+    if max_tokens is None or not documents:
+        return list(documents)
+    count = min(len(documents), max(1, max_tokens // _LEAST_TOKENS))
+    chosen = [documents[place * len(documents) // count] for place in range(count)]
+    # What short documents leave over goes to the others.
+    left, ends = max_tokens, [0] * count
+    for rank, place in enumerate(sorted(range(count), key=lambda each: len(chosen[each]))):
+        ends[place] = min(len(chosen[place]) - 1, -(-left // (count - rank)))
+        left -= ends[place]
+    return [document[: end + 1] for document, end in zip(chosen, ends, strict=True) if end]
+
+
+def kl_divergences(expected: Logits, actual: Logits) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """[T] KL(softmax(expected) || softmax(actual)) in nats, from logits [T, V]."""
+    log_p = expected - log_sum_exp(expected)[:, None]
+    log_q = actual - log_sum_exp(actual)[:, None]
+    divergences: np.ndarray[Any, np.dtype[np.float64]] = (np.exp(log_p) * (log_p - log_q)).sum(axis=-1)
+    np.maximum(divergences, 0.0, out=divergences)
+    return divergences

@@ -1,0 +1,260 @@
+"""A text that grows turn by turn: what is computed once stays in its KV cache."""
+
+from __future__ import annotations
+
+import codecs
+import io
+import json
+import zipfile
+from collections.abc import Generator, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from codegen_edge.bundle.storage import replace_file
+from codegen_edge.errors import BundleError, IntegrityError, InvalidInputError
+from codegen_edge.generation import CancelToken, GenerationLoop, GenerationParams
+from codegen_edge.generation.completion import Collector, Completion, TextEvent
+from codegen_edge.generation.prefill import OnPrefill, fitting_prompt
+from codegen_edge.generation.speculation import Drafter, Speculator, common_length
+
+if TYPE_CHECKING:
+    from codegen_edge.generation.model import Draft, Model
+
+_FORMAT = "codegen-edge session 1"
+_TOLD = "session.json"
+
+
+class Session:
+    """One text of one model, for multi-turn synthesis: append, generate, append again.
+
+    A session is used by one thread at a time; sessions of a model may take turns.
+
+    Attributes:
+        model: computes.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+        self._ids: list[int] = []
+        self._cache = model.runtime.new_cache(1, model.runtime.config.context_length)
+        self._held: list[int] = []  # what the cache holds
+        self._is_running = False
+        self._drafter: tuple[Draft, Drafter] | None = None  # a draft model keeps a cache of its own
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """The text's tokens."""
+        return tuple(self._ids)
+
+    @property
+    def text(self) -> str:
+        """The text so far, given and generated."""
+        return self.model.tokenizer.decode(self._ids)
+
+    @property
+    def num_tokens(self) -> int:
+        """Length of the text: a mark to rewind to."""
+        return len(self._ids)
+
+    def append(self, text: str) -> None:
+        """Add a text; it is tokenized by itself, and read with the next generation."""
+        self._require_idle()
+        self._ids += self.model.tokenizer.encode(text)
+
+    def rewind(self, num_tokens: int) -> None:
+        """Forget the text beyond its first tokens; raise InvalidInputError where it has fewer."""
+        self._require_idle()
+        if not 0 <= num_tokens <= len(self._ids):
+            raise InvalidInputError(f"the session has {len(self._ids)} tokens, it cannot be rewound to {num_tokens}")
+        del self._ids[num_tokens:]
+
+    def fork(self) -> Session:
+        """A session that goes on from here by itself."""
+        self._require_idle()
+        other = Session(self.model)
+        other._ids = list(self._ids)
+        if self._held:
+            other._cache.write_row(0, self._cache.read_row(0))
+            other._held = list(self._held)
+        return other
+
+    def generate(
+        self,
+        *,
+        draft: Draft | None = None,
+        cancel: CancelToken | None = None,
+        on_prefill: OnPrefill | None = None,
+        **params: Any,
+    ) -> Completion:
+        """Continue the text; the new text becomes part of it, cut as the completion is.
+
+        Takes what `Model.generate` takes, but for `n` and beams; raises what it raises, and the session keeps the
+        text that it had.
+        """
+        events = self._run(self._settings(params), self._drafter_of(draft), cancel, on_prefill)
+        while True:
+            try:
+                next(events)
+            except StopIteration as end:
+                completion: Completion = end.value
+                return completion
+
+    def stream(
+        self,
+        *,
+        draft: Draft | None = None,
+        cancel: CancelToken | None = None,
+        on_prefill: OnPrefill | None = None,
+        **params: Any,
+    ) -> Iterator[TextEvent]:
+        """`generate` piece by piece. The text is extended at the end; left early, it stays as it was.
+
+        While it runs nothing else can be done with the session: InvalidInputError.
+        """
+        return self._run(self._settings(params), self._drafter_of(draft), cancel, on_prefill)
+
+    def save(self, path: str | Path) -> None:
+        """Write text and KV cache to a file, in one step.
+
+        Raises:
+            StorageError: the file cannot be written; one that was there is intact.
+        """
+        self._require_idle()
+        told = {
+            "format": _FORMAT,
+            "model": self.model.bundle.fingerprint,
+            "token_ids": self._ids,
+            "held": self._held,
+        }
+        buffer = io.BytesIO()
+        arrays: dict[str, Any] = {_TOLD: np.frombuffer(json.dumps(told).encode(), np.uint8)}
+        arrays |= self._cache.read_row(0) if self._held else {}
+        np.savez(buffer, **arrays)
+        replace_file(Path(path), buffer.getvalue())
+
+    @classmethod
+    def load(cls, model: Model, path: Path) -> Session:
+        """A session that `save` wrote.
+
+        Raises:
+            BundleError: the file is no session, or is damaged.
+            IntegrityError: it was written with another model, whose keys and values mean nothing to this one.
+        """
+        try:
+            with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
+                tensors = {name: file[name] for name in file.files}
+            told = json.loads(tensors.pop(_TOLD).tobytes())
+            token_ids, held = list(map(int, told["token_ids"])), list(map(int, told["held"]))
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            EOFError,
+            TypeError,
+            AttributeError,
+            RuntimeError,
+            zipfile.BadZipFile,
+        ) as exc:
+            raise BundleError(f"{path} is no session that can be read ({exc})") from exc
+        if told.get("format") != _FORMAT:
+            raise BundleError(f"{path} has format {told.get('format')!r}, this codegen-edge reads {_FORMAT!r}")
+        if told.get("model") != model.bundle.fingerprint:
+            raise IntegrityError(f"{path} was written with another model or precision; its cache means nothing here")
+        session = cls(model)
+        session._ids, session._held = token_ids, held
+        try:
+            if held:
+                session._cache.write_row(0, tensors)
+        except InvalidInputError as exc:
+            raise BundleError(f"{path} is damaged: {exc}") from exc
+        if int(session._cache.lengths[0]) != len(held):
+            raise BundleError(f"{path} is damaged: its keys and values are not those of its tokens")
+        return session
+
+    def _settings(self, params: dict[str, Any]) -> GenerationParams:
+        """The checked parameters of a generation of one text."""
+        self._require_idle()
+        settings = GenerationParams(**params)
+        if settings.n > 1 or settings.num_beams > 1:
+            raise InvalidInputError("a session has one text: n and num_beams must be 1; fork it for several")
+        if not self._ids:
+            raise InvalidInputError("the session is empty; append a text first")
+        fitting_prompt(self._ids, settings, self.model.runtime.config.context_length)
+        return settings
+
+    def _drafter_of(self, draft: Draft | None) -> Drafter | None:
+        drafter = self.model.drafter(draft)
+        if draft is None or drafter is None:
+            return None
+        if self._drafter is None or self._drafter[0] is not draft:
+            self._drafter = (draft, drafter)
+        return self._drafter[1]
+
+    def _require_idle(self) -> None:
+        if self._is_running:
+            raise InvalidInputError("a stream of this session still runs: iterate it to its end or close it first")
+
+    def _run(
+        self,
+        settings: GenerationParams,
+        drafter: Drafter | None,
+        cancel: CancelToken | None,
+        on_prefill: OnPrefill | None,
+    ) -> Generator[TextEvent, None, Completion]:
+        self._require_idle()
+        runtime, tokenizer = self.model.runtime, self.model.tokenizer
+        ids = fitting_prompt(self._ids, settings, runtime.config.context_length)
+        speculator = None if drafter is None else Speculator(drafter)
+        # The last token is always fed: the logits after it are wanted.
+        common = min(common_length(self._held, ids), len(ids) - 1)
+        self._cache.rewind(0, common)
+        del self._held[common:]
+        loop = GenerationLoop(
+            runtime,
+            [ids],
+            # Already cut where it had to be; a longer one is not to be cut once more.
+            replace(settings, prompt_overflow="refuse"),
+            num_allowed_ids=tokenizer.vocab_size,
+            cancel=cancel,
+            speculator=speculator,
+            cache=self._cache,
+            on_prefill=on_prefill,
+        )
+        eos_token_id = runtime.config.eos_token_id
+        collector = Collector(loop, [len(ids)], settings, tokenizer, eos_token_id, speculator)
+        self._is_running = True
+        try:
+            yield from collector.events()
+            completion = collector.completions()[0]
+            self._ids += self._kept(completion, {eos_token_id, *settings.stop_ids})
+            return completion
+        finally:
+            self._is_running = False
+            self._held = (ids + collector.token_ids(0))[: int(self._cache.lengths[0])]
+            # Left early, the cache may hold guesses that were not given out yet.
+            self._cache.rewind(0, len(self._held))
+            if cancel is not None and cancel.is_cancelled:
+                # An interruption that came between two steps would stop the first step of the next generation.
+                interrupted, self._cache = self._cache, runtime.new_cache(1, self._cache.capacity)
+                if self._held:
+                    self._cache.write_row(0, interrupted.read_row(0))
+
+    def _kept(self, completion: Completion, silent_ids: set[int]) -> list[int]:
+        """The tokens of the completion's text: all, or where it was cut those before, and the rest tokenized anew."""
+        token_ids = [token_id for token_id in completion.token_ids if token_id not in silent_ids]
+        if completion.finish_reason != "stop":
+            return token_ids
+        tokenizer, text = self.model.tokenizer, completion.text
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        read, num_kept, num_read = "", 0, 0
+        for number, token_id in enumerate(token_ids, start=1):
+            read += decoder.decode(tokenizer.token_bytes(token_id))
+            if not text.startswith(read):
+                break
+            if not decoder.getstate()[0]:  # no character is begun
+                num_kept, num_read = number, len(read)
+        rest = text[num_read:]
+        return token_ids[:num_kept] + (tokenizer.encode(rest) if rest else [])

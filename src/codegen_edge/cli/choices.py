@@ -1,0 +1,47 @@
+"""Choices of an option that are read from a registry: what is registered can be given, and is in the help."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from codegen_edge.bundle import contract
+from codegen_edge.registry import load_part
+
+
+class RegistryChoice(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
+    """One of the names of a registry, which is imported when the option is parsed or its help is shown.
+
+    Args:
+        home: "module:attribute" of the registry.
+        also: names beside those of the registry, listed first.
+    """
+
+    name = "choice"
+
+    def __init__(self, home: str, *, also: tuple[str, ...] = ()) -> None:
+        self._home = home
+        self._also = also
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All that may be given."""
+        return self._also + tuple(load_part(self._home))
+
+    def get_metavar(self, param: click.Parameter, ctx: click.Context | None = None) -> str:
+        """As click shows its own choices."""
+        return f"[{'|'.join(self.names)}]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The name itself; a usage error where it is none of them."""
+        if value not in self.names:
+            self.fail(f"{value!r} is not one of {', '.join(self.names)}.", param, ctx)
+        return str(value)
+
+
+SCHEME = RegistryChoice("codegen_edge.quantization.schemes:SCHEMES")
+METHOD = RegistryChoice("codegen_edge.quantization.methods:METHODS")
+PRECISION = RegistryChoice("codegen_edge.quantization.schemes:SCHEMES", also=(contract.FULL_PRECISION,))
+RUNTIME = RegistryChoice("codegen_edge.runtimes.registry:RUNTIMES")
+BUILT_RUNTIME = RegistryChoice("codegen_edge.runtimes.registry:BUILDERS")

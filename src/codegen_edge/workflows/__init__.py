@@ -1,0 +1,1 @@
+"""The one call behind each command, and the public Python API."""

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from codegen_edge.bundle import Bundle, open_bundle
+from codegen_edge.cli import cli
+from codegen_edge.errors import BundleError, InvalidInputError
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(cli, [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def int4(tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> tuple[Result, Path]:
+    folder = tmp_path_factory.mktemp("quantize")
+    (folder / "text.py").write_text("def f(x):\n    return x\n" * 40)
+    out = folder / "int4"
+    result = run(
+        "quantize", tiny_bundle.path, out, "--scheme", "int4", "--calibration", folder / "text.py",
+        "--measure-tokens", 300,
+    )  # fmt: skip
+    return result, out
+
+
+def test_prints_matrices_and_damage_and_writes_the_report(int4: tuple[Result, Path]) -> None:
+    result, out = int4
+    assert result.exit_code == 0, result.output
+    assert "KL" in result.stdout
+    assert "fc_out" in result.stderr
+    report = json.loads((out / "quantization_report.json").read_text())
+    assert report["damage"]["num_tokens"] >= 300
+    assert open_bundle(out).manifest.precision == "int4"
+
+
+def test_inspect_shows_the_report(int4: tuple[Result, Path]) -> None:
+    result = run("inspect", int4[1])
+    assert result.exit_code == 0, result.output
+    assert "gptq" in result.stdout
+    assert "top-1" in result.stdout
+
+
+def test_quantized_bundle_generates_and_is_not_verified(int4: tuple[Result, Path], tiny_checkpoint: Path) -> None:
+    assert run("generate", int4[1], "--prompt", "def f(", "--max-new-tokens", 4).exit_code == 0
+    outcome = run("verify", int4[1], "--reference", tiny_checkpoint)
+    assert isinstance(outcome.exception, BundleError)
+    assert "quantization_report.json" in str(outcome.exception)
+
+
+@pytest.mark.parametrize(("content", "message"), [(b" \n", "is empty"), (b"\xff", "is not UTF-8"), (None, "cannot be")])
+def test_bad_calibration_is_one_line(content: bytes | None, message: str, tiny_bundle: Bundle, tmp_path: Path) -> None:
+    if content is not None:
+        (tmp_path / "text.py").write_bytes(content)
+    outcome = run(
+        "quantize", tiny_bundle.path, tmp_path / "out", "--scheme", "int4", "--calibration", tmp_path / "text.py"
+    )
+    assert isinstance(outcome.exception, InvalidInputError)
+    assert message in str(outcome.exception)
+    assert not (tmp_path / "out").exists()
+
+
+def test_unknown_scheme_and_existing_folder_are_refused(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    assert run("quantize", tiny_bundle.path, tmp_path / "out", "--scheme", "int2").exit_code == 2
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("")
+    outcome = run("quantize", tiny_bundle.path, tmp_path / "out", "--scheme", "int8")
+    assert isinstance(outcome.exception, InvalidInputError)
+    assert (tmp_path / "out" / "mine").exists()
+
+
+@pytest.mark.parametrize("precision", ["int8", "fp16"])
+def test_export_in_another_precision_measures_against_the_reference(
+    precision: str, tiny_checkpoint: Path, tmp_path: Path
+) -> None:
+    outcome = run("export", tiny_checkpoint, tmp_path / "out", "--precision", precision)
+    assert outcome.exit_code == 0, outcome.output
+    bundle = open_bundle(tmp_path / "out")
+    assert bundle.manifest.precision == precision
+    assert bundle.manifest.parity is None
+    damage = json.loads((bundle.path / "quantization_report.json").read_text())["damage"]
+    assert damage["top1_agreement"] > 0.9
+    assert f"top-1 {damage['top1_agreement']:.2%}" in outcome.stdout
+
+
+def test_export_of_features_in_another_precision_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    outcome = run("export", tiny_checkpoint, tmp_path / "out", "--precision", "int8", "--task", "feature-extraction")
+    assert isinstance(outcome.exception, InvalidInputError)
+    assert "in fp32 only" in str(outcome.exception)
+    assert not (tmp_path / "out").exists()
+
+
+def test_budget_is_chosen_and_told(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    arguments = ["quantize", tiny_bundle.path, tmp_path / "out", "--scheme", "int4", "--method", "search"]
+    outcome = run(*arguments, "--budget-kl", 0.05, "--measure-tokens", 300)
+    assert outcome.exit_code == 0, outcome.output
+    assert "kept at 8 bits" in outcome.stderr
+    assert "5.0e-02 allowed" in " ".join(outcome.stderr.split())
+    refused = run(*arguments[:2], tmp_path / "other", *arguments[3:], "--budget-kl", 0.05, "--measure-tokens", 0)
+    assert isinstance(refused.exception, InvalidInputError)
