@@ -1,9 +1,12 @@
 """The one generation loop, shared by every runtime."""
 
-from codegen_edge.generation.batch import RunningBatch, TokenEvent
+from codegen_edge.generation.batch import RunningBatch
 from codegen_edge.generation.cancel import CancelToken
 from codegen_edge.generation.loop import GenerationLoop
 from codegen_edge.generation.params import FinishReason, GenerationParams
+from codegen_edge.generation.prefill import Prefill
+from codegen_edge.generation.request import Request
+from codegen_edge.generation.row import TokenEvent
 from codegen_edge.generation.text import TextAssembler
 
 __all__ = [
@@ -11,6 +14,8 @@ __all__ = [
     "FinishReason",
     "GenerationLoop",
     "GenerationParams",
+    "Prefill",
+    "Request",
     "RunningBatch",
     "TextAssembler",
     "TokenEvent",

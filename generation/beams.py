@@ -8,7 +8,6 @@ beams go on when some end.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,13 +15,9 @@ from numpy.typing import NDArray
 
 from codegen_edge.errors import InvalidInputError, NumericsError
 from codegen_edge.generation.cancel import CancelToken
-from codegen_edge.generation.params import FinishReason, GenerationParams, allowed_ids
-from codegen_edge.generation.prefill import (
-    OnPrefill,
-    check_request,
-    prefill,
-    step_unless_cancelled,
-)
+from codegen_edge.generation.params import FinishReason, GenerationParams
+from codegen_edge.generation.prefill import OnPrefill, Pace, Prefill, step_unless_cancelled
+from codegen_edge.generation.request import Request
 from codegen_edge.generation.rules import ScoreRules
 from codegen_edge.generation.sampling import log_softmax
 from codegen_edge.runtimes.runtime import KVCache, Logits, Runtime
@@ -68,8 +63,8 @@ class _Finished:
 
 def beam_search(
     runtime: Runtime,
-    prompt: Sequence[int],
-    params: GenerationParams,
+    prompt: Sequence[int] | Request,
+    params: GenerationParams | None = None,
     *,
     num_allowed_ids: int | None = None,
     cancel: CancelToken | None = None,
@@ -79,11 +74,12 @@ def beam_search(
 
     Args:
         runtime: computes the logits.
-        prompt: token ids.
-        params: `num_beams`, `length_penalty`, `early_stopping`, `n`, and every rule that changes scores.
+        prompt: token ids; or a Request of one prompt, which is checked already.
+        params: `num_beams`, `length_penalty`, `early_stopping`, `n`, and every rule that changes scores; of a Request
+            its own.
         num_allowed_ids: ids from here on are never chosen; None allows the whole vocabulary.
         cancel: stops the search with CancelledError.
-        on_prefill: told of the prompt's progress.
+        on_prefill: called with the prompt's tokens that are read, and those to read.
 
     Raises:
         InvalidInputError: an empty prompt, an id outside the vocabulary; the rules forbid every text.
@@ -91,21 +87,26 @@ def beam_search(
         NumericsError: the logits are not finite.
     """
     config = runtime.config
-    (ids,) = check_request([prompt], params, config, num_allowed_ids)
-    allowed = allowed_ids(num_allowed_ids, config.vocab_size)
-    most_new = min(params.max_new_tokens, config.context_length - len(ids))
-    cache = runtime.new_cache(1, min(len(ids) + most_new, config.context_length))
-    with cancel.calling(cache.interrupt) if cancel else nullcontext():
-        logits = prefill(runtime, cache, [ids], chunk=params.prefill_chunk, cancel=cancel, on_prefill=on_prefill)
-        search = _Search(runtime, cache, ids, params, most_new, allowed)
-        while True:
-            fed = search.take(logits)
-            if fed is None:
-                beams = search.best()
-                if not beams:
-                    raise InvalidInputError("the rules leave no text that could end; loosen them")
-                return beams
-            logits = step_unless_cancelled(runtime, fed, cache, cancel)
+    if not isinstance(prompt, Request):
+        prompt = Request.of([prompt], params or GenerationParams(), config, num_allowed_ids)
+    (ids,) = prompt.prompts
+    most_new = min(prompt.params.max_new_tokens, config.context_length - len(ids))
+    prefill = Prefill(prompt, 0, on_prefill=on_prefill)
+    capacity = min(len(ids) + most_new, config.context_length)
+    prefill.advance(runtime, capacity, Pace(), seconds=None, cancel=cancel)
+    (group,) = prefill.groups
+    logits, cache = group.logits, group.cache
+    assert logits is not None
+    assert cache is not None
+    search = _Search(runtime, cache, list(ids), prompt.params, most_new, prompt.num_allowed_ids)
+    while True:
+        fed = search.take(logits)
+        if fed is None:
+            beams = search.best()
+            if not beams:
+                raise InvalidInputError("the rules leave no text that could end; loosen them")
+            return beams
+        logits = step_unless_cancelled(runtime, fed, cache, [cancel] if cancel is not None else [])
 
 
 class _Search:

@@ -7,24 +7,25 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, TypeAlias, overload
+from typing import Any, overload
 
 from codegen_edge.bundle import Bundle, Check, open_bundle
 from codegen_edge.errors import InvalidInputError
-from codegen_edge.generation import CancelToken, GenerationLoop, GenerationParams
 from codegen_edge.generation.asynchronous import AsyncEvents
 from codegen_edge.generation.beams import beam_search
-from codegen_edge.generation.completion import Collector, Completion, TextEvent, completion_of_beams
+from codegen_edge.generation.cancel import CancelToken
 from codegen_edge.generation.editing import suffix_stops
-from codegen_edge.generation.prefill import OnPrefill, check_request
+from codegen_edge.generation.loop import GenerationLoop
+from codegen_edge.generation.output import Collector, Completion, TextEvent, completion_of_beams
+from codegen_edge.generation.params import GenerationParams, merged
+from codegen_edge.generation.prefill import OnPrefill
+from codegen_edge.generation.request import Request
 from codegen_edge.generation.session import Session
-from codegen_edge.generation.speculation import Drafter, DraftModel, PromptLookup, Speculator
+from codegen_edge.generation.speculation import Draft, Speculator, open_drafter
 from codegen_edge.runtimes import Runtime, open_runtime
 from codegen_edge.tokenizer import Tokenizer
 
 __all__ = ["Completion", "Draft", "GenerationStream", "Model", "TextEvent", "load_model"]
-
-Draft: TypeAlias = "Literal['prompt-lookup'] | Model"
 
 
 class Model:
@@ -39,47 +40,51 @@ class Model:
     def generate(
         self,
         prompt: str,
+        params: GenerationParams | None = None,
         *,
         suffix: str | None = None,
         draft: Draft | None = None,
         cancel: CancelToken | None = None,
         on_prefill: OnPrefill | None = None,
-        **params: Any,
+        **fields: Any,
     ) -> Completion: ...
 
     @overload
     def generate(
         self,
         prompt: Sequence[str],
+        params: GenerationParams | None = None,
         *,
         suffix: str | None = None,
         draft: Draft | None = None,
         cancel: CancelToken | None = None,
         on_prefill: OnPrefill | None = None,
-        **params: Any,
+        **fields: Any,
     ) -> list[Completion]: ...
 
     def generate(
         self,
         prompt: str | Sequence[str],
+        params: GenerationParams | None = None,
         *,
         suffix: str | None = None,
         draft: Draft | None = None,
         cancel: CancelToken | None = None,
         on_prefill: OnPrefill | None = None,
-        **params: Any,
+        **fields: Any,
     ) -> Completion | list[Completion]:
         """Generate after one prompt, or after a batch of them.
 
         Args:
             prompt: a text, or several; each row of a batch gets what it would get alone.
+            params: how to choose tokens and when to stop; None takes the defaults.
             suffix: a text that follows what is generated; the new text is cut where it meets it. The model does not
                 see it: CodeGen was not trained to fill in.
-            draft: guesses tokens to save steps, and changes none: "prompt-lookup", or a smaller model with the same
+            draft: drafts tokens to save steps, and changes none: "prompt-lookup", or a smaller model with the same
                 tokenizer. Only used while one row is left.
             cancel: stops the generation from another thread.
-            on_prefill: told of the prompt tokens that are read, and those to read.
-            **params: the fields of `GenerationParams`: max_new_tokens, temperature, top_p, seed, stop, n, num_beams, …
+            on_prefill: called with the prompt tokens that are read, and those to read.
+            **fields: fields of `GenerationParams` that differ from `params`: max_new_tokens, temperature, stop, …
 
         Returns:
             One Completion for one prompt, a list for several.
@@ -90,15 +95,14 @@ class Model:
             NumericsError: the logits are not finite.
             CancelledError: `cancel` was cancelled.
         """
-        prompts, settings = _as_batch(prompt), _with_suffix(GenerationParams(**params), suffix)
+        prompts, settings = _as_batch(prompt), _with_suffix(merged(params, fields), suffix)
         if settings.num_beams > 1:
             if draft is not None:
                 raise InvalidInputError("draft does not go with beam search: all its beams are fed in one step")
-            token_ids = [self.tokenizer.encode(text) for text in prompts]
-            check_request(token_ids, settings, self.runtime.config, self.tokenizer.vocab_size)
-            completions = [self._search_beams(ids, settings, cancel, on_prefill) for ids in token_ids]
+            request = self._request(prompts, settings)
+            completions = [self._search_beams(each, cancel, on_prefill) for each in request.split()]
         else:
-            collector = self._collector(prompts, settings, draft, cancel, on_prefill)
+            collector = self._collector(self._request(prompts, settings), draft, cancel, on_prefill)
             for _ in collector.events():
                 pass
             completions = collector.completions()
@@ -107,90 +111,63 @@ class Model:
     def stream(
         self,
         prompt: str | Sequence[str],
+        params: GenerationParams | None = None,
         *,
         suffix: str | None = None,
         draft: Draft | None = None,
         cancel: CancelToken | None = None,
         on_prefill: OnPrefill | None = None,
-        **params: Any,
+        **fields: Any,
     ) -> GenerationStream:
         """Generate piece by piece; takes what `generate` takes, but for beam search.
 
         Bad input is refused before the first piece.
         """
-        settings = _with_suffix(GenerationParams(**params), suffix)
+        settings = _with_suffix(merged(params, fields), suffix)
         if settings.num_beams > 1:
             raise InvalidInputError("beam search has no text before its end; use generate")
-        return GenerationStream(self._collector(_as_batch(prompt), settings, draft, cancel, on_prefill))
+        return GenerationStream(self._collector(self._request(_as_batch(prompt), settings), draft, cancel, on_prefill))
 
     def astream(
-        self, prompt: str | Sequence[str], *, cancel: CancelToken | None = None, **options: Any
+        self,
+        prompt: str | Sequence[str],
+        params: GenerationParams | None = None,
+        *,
+        cancel: CancelToken | None = None,
+        **options: Any,
     ) -> AsyncEvents[TextEvent]:
         """`stream` for asyncio: each step runs in a thread when its event is asked for.
 
         A cancelled task, `aclose` and the end of an `async with` stop the step in flight; `cancel` stays as it was.
         """
-        return AsyncEvents(lambda token: iter(self.stream(prompt, cancel=token, **options)), cancel)
+        return AsyncEvents(lambda token: iter(self.stream(prompt, params, cancel=token, **options)), cancel)
 
     def session(self) -> Session:
         """An empty text that is continued turn by turn, without computing anything twice."""
-        return Session(self)
+        return Session(self.runtime, self.tokenizer, fingerprint=self.bundle.fingerprint)
 
     def load_session(self, path: str | Path) -> Session:
         """A session that `Session.save` wrote with this model; raise IntegrityError for another model's."""
-        return Session.load(self, Path(path))
+        return Session.load(Path(path), self.runtime, self.tokenizer, fingerprint=self.bundle.fingerprint)
 
-    def drafter(self, draft: Draft | None) -> Drafter | None:
-        """What guesses tokens; raise InvalidInputError where a draft model has another vocabulary."""
-        if draft is None:
-            return None
-        if draft == "prompt-lookup":
-            return PromptLookup()
-        if not isinstance(draft, Model):
-            raise InvalidInputError(f'draft must be "prompt-lookup" or a model, got {draft!r}')
-        if draft.tokenizer.fingerprint != self.tokenizer.fingerprint:
-            raise InvalidInputError("the draft model has another tokenizer: its guesses would mean other text")
-        return DraftModel(draft.runtime)
+    def _request(self, prompts: list[str], params: GenerationParams) -> Request:
+        token_ids = [self.tokenizer.encode(prompt) for prompt in prompts]
+        return Request.of(token_ids, params, self.runtime.config, self.tokenizer.vocab_size)
 
     def _collector(
-        self,
-        prompts: list[str],
-        params: GenerationParams,
-        draft: Draft | None,
-        cancel: CancelToken | None,
-        on_prefill: OnPrefill | None,
+        self, request: Request, draft: Draft | None, cancel: CancelToken | None, on_prefill: OnPrefill | None
     ) -> Collector:
-        token_ids = [self.tokenizer.encode(prompt) for prompt in prompts]
-        drafter = self.drafter(draft)
+        drafter = open_drafter(draft, self.tokenizer)
         speculator = None if drafter is None else Speculator(drafter)
-        loop = GenerationLoop(
-            self.runtime,
-            token_ids,
-            params,
-            num_allowed_ids=self.tokenizer.vocab_size,
-            cancel=cancel,
-            speculator=speculator,
-            on_prefill=on_prefill,
-        )
-        return Collector(
-            loop, loop.prompt_lengths, params, self.tokenizer, self.runtime.config.eos_token_id, speculator
-        )
+        loop = GenerationLoop(self.runtime, request, cancel=cancel, speculator=speculator, on_prefill=on_prefill)
+        return Collector(loop, self.tokenizer, self.runtime.config.eos_token_id, speculator)
 
-    def _search_beams(
-        self, token_ids: list[int], params: GenerationParams, cancel: CancelToken | None, on_prefill: OnPrefill | None
-    ) -> Completion:
+    def _search_beams(self, request: Request, cancel: CancelToken | None, on_prefill: OnPrefill | None) -> Completion:
         started_at = time.perf_counter()
-        beams = beam_search(
-            self.runtime,
-            token_ids,
-            params,
-            num_allowed_ids=self.tokenizer.vocab_size,
-            cancel=cancel,
-            on_prefill=on_prefill,
-        )
-        silent_ids = {self.runtime.config.eos_token_id, *params.stop_ids}
+        beams = beam_search(self.runtime, request, cancel=cancel, on_prefill=on_prefill)
+        silent_ids = {self.runtime.config.eos_token_id, *request.params.stop_ids}
         milliseconds = 1000 * (time.perf_counter() - started_at)
-        return completion_of_beams(beams, len(token_ids), self.tokenizer, silent_ids, milliseconds)
+        return completion_of_beams(beams, request.prompt_lengths[0], self.tokenizer, silent_ids, milliseconds)
 
     def close(self) -> None:
         """Free the runtime."""

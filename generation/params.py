@@ -6,17 +6,17 @@ import math
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
-from typing import Literal
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from codegen_edge.errors import InvalidInputError
 
-FinishReason = Literal["stop", "stop_id", "end_of_text", "length", "context", "deadline"]
+FinishReason = Literal["stop", "stop_id", "end_of_text", "length", "context", "deadline", "cancelled"]
 """Why a row ended: a stop string or a truncation rule, a stop id, the end-of-text id, `max_new_tokens`, a full
-context, or `max_seconds`."""
+context, `max_seconds`, or its own cancel token."""
 
 Processor = Callable[[Sequence[int], NDArray[np.float32]], NDArray[np.float32]]
 """A user's hook: the ids so far (prompt and new) and the scores [V], gives scores [V]. -inf forbids an id."""
@@ -221,13 +221,16 @@ class GenerationParams:
 _DEFAULTS: dict[str, object] = {each.name: each.default for each in fields(GenerationParams)}
 
 
-def allowed_ids(given: int | None, vocab_size: int) -> int:
-    """How many of the first ids may be chosen; None allows the whole vocabulary."""
-    if given is None:
-        return vocab_size
-    if given < 1:
-        raise InvalidInputError(f"num_allowed_ids must be at least 1, got {given}")
-    return min(given, vocab_size)
+def merged(params: GenerationParams | None, fields: Mapping[str, Any]) -> GenerationParams:
+    """`params` with some fields given by keyword; the defaults where there are none.
+
+    Raises:
+        InvalidInputError: a value is out of range.
+        TypeError: there is no such field.
+    """
+    if params is not None and not isinstance(params, GenerationParams):
+        raise InvalidInputError(f"params must be GenerationParams, got {type(params).__name__}")
+    return replace(params, **fields) if params is not None else GenerationParams(**fields)
 
 
 def check_ids(params: GenerationParams, vocab_size: int) -> None:

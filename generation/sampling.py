@@ -75,7 +75,7 @@ class TokenChooser:
         """
         return self._choose(logits, ids, self._rules, with_logprobs=self._params.top_logprobs is not None)
 
-    def guess(self, logits: NDArray[np.float32], ids: Sequence[int]) -> int | None:
+    def draft(self, logits: NDArray[np.float32], ids: Sequence[int]) -> int | None:
         """What `choose` would make of a draft model's logits, or None where they make no sense.
 
         The caller's hooks are not called: they may keep count, and are called for the model's own logits only.

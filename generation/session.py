@@ -7,40 +7,45 @@ import io
 import json
 import zipfile
 from collections.abc import Generator, Iterator
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from codegen_edge.bundle.storage import replace_file
 from codegen_edge.errors import BundleError, IntegrityError, InvalidInputError
-from codegen_edge.generation import CancelToken, GenerationLoop, GenerationParams
-from codegen_edge.generation.completion import Collector, Completion, TextEvent
-from codegen_edge.generation.prefill import OnPrefill, fitting_prompt
-from codegen_edge.generation.speculation import Drafter, Speculator, common_length
-
-if TYPE_CHECKING:
-    from codegen_edge.generation.model import Draft, Model
+from codegen_edge.generation.cancel import CancelToken
+from codegen_edge.generation.loop import GenerationLoop
+from codegen_edge.generation.output import Collector, Completion, TextEvent
+from codegen_edge.generation.params import GenerationParams, merged
+from codegen_edge.generation.prefill import OnPrefill
+from codegen_edge.generation.request import Request
+from codegen_edge.generation.speculation import Draft, Drafter, Speculator, common_length, open_drafter
+from codegen_edge.runtimes.runtime import Runtime
+from codegen_edge.tokenizer import Tokenizer
 
 _FORMAT = "codegen-edge session 1"
-_TOLD = "session.json"
+_HEAD = "session.json"
 
 
 class Session:
-    """One text of one model, for multi-turn synthesis: append, generate, append again.
+    """One text of one model, for multi-turn synthesis: append, generate, append again. From `Model.session`.
 
     A session is used by one thread at a time; sessions of a model may take turns.
 
-    Attributes:
-        model: computes.
+    Args:
+        runtime: computes.
+        tokenizer: of the model.
+        fingerprint: of the model, which a saved session names.
     """
 
-    def __init__(self, model: Model) -> None:
-        self.model = model
+    def __init__(self, runtime: Runtime, tokenizer: Tokenizer, *, fingerprint: str) -> None:
+        self._runtime = runtime
+        self._tokenizer = tokenizer
+        self._fingerprint = fingerprint
         self._ids: list[int] = []
-        self._cache = model.runtime.new_cache(1, model.runtime.config.context_length)
-        self._held: list[int] = []  # what the cache holds
+        self._cache = runtime.new_cache(1, runtime.config.context_length)
+        self._cached: list[int] = []  # the tokens whose keys and values the cache has
         self._is_running = False
         self._drafter: tuple[Draft, Drafter] | None = None  # a draft model keeps a cache of its own
 
@@ -52,7 +57,7 @@ class Session:
     @property
     def text(self) -> str:
         """The text so far, given and generated."""
-        return self.model.tokenizer.decode(self._ids)
+        return self._tokenizer.decode(self._ids)
 
     @property
     def num_tokens(self) -> int:
@@ -62,7 +67,7 @@ class Session:
     def append(self, text: str) -> None:
         """Add a text; it is tokenized by itself, and read with the next generation."""
         self._require_idle()
-        self._ids += self.model.tokenizer.encode(text)
+        self._ids += self._tokenizer.encode(text)
 
     def rewind(self, num_tokens: int) -> None:
         """Forget the text beyond its first tokens; raise InvalidInputError where it has fewer."""
@@ -74,27 +79,28 @@ class Session:
     def fork(self) -> Session:
         """A session that goes on from here by itself."""
         self._require_idle()
-        other = Session(self.model)
+        other = Session(self._runtime, self._tokenizer, fingerprint=self._fingerprint)
         other._ids = list(self._ids)
-        if self._held:
+        if self._cached:
             other._cache.write_row(0, self._cache.read_row(0))
-            other._held = list(self._held)
+            other._cached = list(self._cached)
         return other
 
     def generate(
         self,
+        params: GenerationParams | None = None,
         *,
         draft: Draft | None = None,
         cancel: CancelToken | None = None,
         on_prefill: OnPrefill | None = None,
-        **params: Any,
+        **fields: Any,
     ) -> Completion:
         """Continue the text; the new text becomes part of it, cut as the completion is.
 
         Takes what `Model.generate` takes, but for `n` and beams; raises what it raises, and the session keeps the
         text that it had.
         """
-        events = self._run(self._settings(params), self._drafter_of(draft), cancel, on_prefill)
+        events = self._run(self._request(merged(params, fields)), self._drafter_of(draft), cancel, on_prefill)
         while True:
             try:
                 next(events)
@@ -104,17 +110,18 @@ class Session:
 
     def stream(
         self,
+        params: GenerationParams | None = None,
         *,
         draft: Draft | None = None,
         cancel: CancelToken | None = None,
         on_prefill: OnPrefill | None = None,
-        **params: Any,
+        **fields: Any,
     ) -> Iterator[TextEvent]:
         """`generate` piece by piece. The text is extended at the end; left early, it stays as it was.
 
         While it runs nothing else can be done with the session: InvalidInputError.
         """
-        return self._run(self._settings(params), self._drafter_of(draft), cancel, on_prefill)
+        return self._run(self._request(merged(params, fields)), self._drafter_of(draft), cancel, on_prefill)
 
     def save(self, path: str | Path) -> None:
         """Write text and KV cache to a file, in one step.
@@ -123,20 +130,20 @@ class Session:
             StorageError: the file cannot be written; one that was there is intact.
         """
         self._require_idle()
-        told = {
+        head = {
             "format": _FORMAT,
-            "model": self.model.bundle.fingerprint,
+            "model": self._fingerprint,
             "token_ids": self._ids,
-            "held": self._held,
+            "held": self._cached,
         }
         buffer = io.BytesIO()
-        arrays: dict[str, Any] = {_TOLD: np.frombuffer(json.dumps(told).encode(), np.uint8)}
-        arrays |= self._cache.read_row(0) if self._held else {}
+        arrays: dict[str, Any] = {_HEAD: np.frombuffer(json.dumps(head).encode(), np.uint8)}
+        arrays |= self._cache.read_row(0) if self._cached else {}
         np.savez(buffer, **arrays)
         replace_file(Path(path), buffer.getvalue())
 
     @classmethod
-    def load(cls, model: Model, path: Path) -> Session:
+    def load(cls, path: Path, runtime: Runtime, tokenizer: Tokenizer, *, fingerprint: str) -> Session:
         """A session that `save` wrote.
 
         Raises:
@@ -146,8 +153,8 @@ class Session:
         try:
             with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
                 tensors = {name: file[name] for name in file.files}
-            told = json.loads(tensors.pop(_TOLD).tobytes())
-            token_ids, held = list(map(int, told["token_ids"])), list(map(int, told["held"]))
+            head = json.loads(tensors.pop(_HEAD).tobytes())
+            token_ids, held = list(map(int, head["token_ids"])), list(map(int, head["held"]))
         except (
             OSError,
             ValueError,
@@ -159,12 +166,12 @@ class Session:
             zipfile.BadZipFile,
         ) as exc:
             raise BundleError(f"{path} is no session that can be read ({exc})") from exc
-        if told.get("format") != _FORMAT:
-            raise BundleError(f"{path} has format {told.get('format')!r}, this codegen-edge reads {_FORMAT!r}")
-        if told.get("model") != model.bundle.fingerprint:
+        if head.get("format") != _FORMAT:
+            raise BundleError(f"{path} has format {head.get('format')!r}, this codegen-edge reads {_FORMAT!r}")
+        if head.get("model") != fingerprint:
             raise IntegrityError(f"{path} was written with another model or precision; its cache means nothing here")
-        session = cls(model)
-        session._ids, session._held = token_ids, held
+        session = cls(runtime, tokenizer, fingerprint=fingerprint)
+        session._ids, session._cached = token_ids, held
         try:
             if held:
                 session._cache.write_row(0, tensors)
@@ -174,22 +181,21 @@ class Session:
             raise BundleError(f"{path} is damaged: its keys and values are not those of its tokens")
         return session
 
-    def _settings(self, params: dict[str, Any]) -> GenerationParams:
-        """The checked parameters of a generation of one text."""
+    def _request(self, params: GenerationParams) -> Request:
+        """The text so far as a request that is checked."""
         self._require_idle()
-        settings = GenerationParams(**params)
-        if settings.n > 1 or settings.num_beams > 1:
+        if params.n > 1 or params.num_beams > 1:
             raise InvalidInputError("a session has one text: n and num_beams must be 1; fork it for several")
         if not self._ids:
             raise InvalidInputError("the session is empty; append a text first")
-        fitting_prompt(self._ids, settings, self.model.runtime.config.context_length)
-        return settings
+        return Request.of([self._ids], params, self._runtime.config, self._tokenizer.vocab_size)
 
     def _drafter_of(self, draft: Draft | None) -> Drafter | None:
-        drafter = self.model.drafter(draft)
-        if draft is None or drafter is None:
+        if draft is None:
             return None
         if self._drafter is None or self._drafter[0] is not draft:
+            drafter = open_drafter(draft, self._tokenizer)
+            assert drafter is not None
             self._drafter = (draft, drafter)
         return self._drafter[1]
 
@@ -199,47 +205,39 @@ class Session:
 
     def _run(
         self,
-        settings: GenerationParams,
+        request: Request,
         drafter: Drafter | None,
         cancel: CancelToken | None,
         on_prefill: OnPrefill | None,
     ) -> Generator[TextEvent, None, Completion]:
         self._require_idle()
-        runtime, tokenizer = self.model.runtime, self.model.tokenizer
-        ids = fitting_prompt(self._ids, settings, runtime.config.context_length)
+        runtime = self._runtime
+        ids = list(request.prompts[0])
         speculator = None if drafter is None else Speculator(drafter)
         # The last token is always fed: the logits after it are wanted.
-        common = min(common_length(self._held, ids), len(ids) - 1)
+        common = min(common_length(self._cached, ids), len(ids) - 1)
         self._cache.rewind(0, common)
-        del self._held[common:]
+        del self._cached[common:]
         loop = GenerationLoop(
-            runtime,
-            [ids],
-            # Already cut where it had to be; a longer one is not to be cut once more.
-            replace(settings, prompt_overflow="refuse"),
-            num_allowed_ids=tokenizer.vocab_size,
-            cancel=cancel,
-            speculator=speculator,
-            cache=self._cache,
-            on_prefill=on_prefill,
+            runtime, request, cancel=cancel, speculator=speculator, cache=self._cache, on_prefill=on_prefill
         )
         eos_token_id = runtime.config.eos_token_id
-        collector = Collector(loop, [len(ids)], settings, tokenizer, eos_token_id, speculator)
+        collector = Collector(loop, self._tokenizer, eos_token_id, speculator)
         self._is_running = True
         try:
             yield from collector.events()
             completion = collector.completions()[0]
-            self._ids += self._kept(completion, {eos_token_id, *settings.stop_ids})
+            self._ids += self._kept(completion, {eos_token_id, *request.params.stop_ids})
             return completion
         finally:
             self._is_running = False
-            self._held = (ids + collector.token_ids(0))[: int(self._cache.lengths[0])]
-            # Left early, the cache may hold guesses that were not given out yet.
-            self._cache.rewind(0, len(self._held))
+            self._cached = (ids + collector.outputs[0].token_ids)[: int(self._cache.lengths[0])]
+            # Left early, the cache may hold drafted tokens that were not given out yet.
+            self._cache.rewind(0, len(self._cached))
             if cancel is not None and cancel.is_cancelled:
                 # An interruption that came between two steps would stop the first step of the next generation.
                 interrupted, self._cache = self._cache, runtime.new_cache(1, self._cache.capacity)
-                if self._held:
+                if self._cached:
                     self._cache.write_row(0, interrupted.read_row(0))
 
     def _kept(self, completion: Completion, silent_ids: set[int]) -> list[int]:
@@ -247,7 +245,7 @@ class Session:
         token_ids = [token_id for token_id in completion.token_ids if token_id not in silent_ids]
         if completion.finish_reason != "stop":
             return token_ids
-        tokenizer, text = self.model.tokenizer, completion.text
+        tokenizer, text = self._tokenizer, completion.text
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         read, num_kept, num_read = "", 0, 0
         for number, token_id in enumerate(token_ids, start=1):

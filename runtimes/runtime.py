@@ -32,12 +32,22 @@ class KVCache(Protocol):
         """Make the batch `rows` of what it was: some leave, change places or are repeated.
 
         Args:
-            rows: at least one, in any order.
+            rows: in any order; none leaves an empty batch, whose memory stays.
             shared: the first tokens that all rows are known to have in common; they need not be moved.
         """
 
     def join(self, other: KVCache) -> None:
         """Append the rows of another cache of this runtime; the capacity becomes the larger one of both."""
+
+    def reserve(self, rows: int) -> None:
+        """Make room for this many rows of `capacity` tokens, with memory that is there.
+
+        No later `join` up to that many rows allocates anything.
+
+        Raises:
+            InvalidInputError: the runtime is made for fewer rows.
+            BackendError: the memory does not suffice.
+        """
 
     def read_row(self, row: int) -> dict[str, NDArray[Any]]:
         """Copies of what a row holds: [H, P, D] by the contract's past names."""

@@ -85,14 +85,19 @@ class KVBuffers:
         if len(rows) > self.buffer_shape[0]:
             self._reallocate(len(rows), self.capacity)
             shared = 0  # the new rows lack that, too
-        moves = [(new, old) for new, old in enumerate(rows) if new != old]
+        moves = [(new, old, int(self.lengths[old])) for new, old in enumerate(rows) if new != old]
+        is_direct = not {new for new, _, _ in moves} & {old for _, old, _ in moves}
         for buffer in self.buffers.values():
-            # All are taken before one is written: rows may change places.
-            taken = [buffer.take(old, shared, int(self.lengths[old])) for _, old in moves]
-            for (new, _), tokens in zip(moves, taken, strict=True):
+            if is_direct:
+                for new, old, length in moves:
+                    buffer.copy_row(new, buffer, old, shared, length)
+                continue
+            # All are taken before one is written: rows change places.
+            taken = [buffer.take(old, shared, length) for _, old, length in moves]
+            for (new, _, _), tokens in zip(moves, taken, strict=True):
                 buffer.put(new, shared, tokens)
         self.device.synchronize()
-        self.lengths = self.lengths[list(rows)]
+        self.lengths = self.lengths[np.array(rows, np.int64)]
 
     def join(self, other: KVCache) -> None:
         """Append the rows of another cache."""
@@ -105,9 +110,14 @@ class KVBuffers:
         self.capacity = capacity
         for place, buffer in self.buffers.items():
             for row, length in enumerate(other.lengths):
-                buffer.put(batch_size + row, 0, other.buffers[place].take(row, 0, int(length)))
+                buffer.copy_row(batch_size + row, other.buffers[place], row, 0, int(length))
         self.device.synchronize()
         self.lengths = np.concatenate([self.lengths, other.lengths])
+
+    def reserve(self, rows: int) -> None:
+        """Make room for `rows` rows, with memory that is there: joining rows then costs the copy of their tokens."""
+        if rows > self.buffer_shape[0]:
+            self._reallocate(rows, self.capacity, is_touched=True)
 
     def read_row(self, row: int) -> dict[str, NDArray[Any]]:
         """Copies of what a row holds."""
@@ -164,7 +174,7 @@ class KVBuffers:
                     options.terminate = False
                 raise CancelledError("the step was cancelled")
 
-    def _reallocate(self, num_rows: int, capacity: int) -> None:
+    def _reallocate(self, num_rows: int, capacity: int, *, is_touched: bool = False) -> None:
         if self.fixed_rows:
             raise InvalidInputError(
                 f"the engines were built for {self.fixed_rows} rows; build others with: "
@@ -175,8 +185,10 @@ class KVBuffers:
         made = {}
         for place, old in self.buffers.items():
             made[place] = new = self.device.zeros(shape, old.dtype)
+            if is_touched:
+                self.device.touch(new)
             for row, length in enumerate(self.lengths):
-                new.put(row, 0, old.take(row, 0, int(length)))
+                new.copy_row(row, old, row, 0, int(length))
         self.device.synchronize()
         # All or none: where the memory does not suffice the cache stays what it was.
         self._bindings.clear()

@@ -54,6 +54,9 @@ class ReferenceCache:
         self.capacity = max(self.capacity, other.capacity)
         self.rows += other.rows
 
+    def reserve(self, rows: int) -> None:
+        """Nothing is allocated before tokens come."""
+
     def read_row(self, row: int) -> dict[str, NDArray[Any]]:
         """Copies of what a row holds."""
         return {

@@ -34,6 +34,7 @@ class ScriptedCache:
         self.capacity = capacity
         self.sequences: list[list[int]] = [[] for _ in range(batch_size)]
         self.interrupted = False
+        self.reserved = batch_size
 
     @property
     def lengths(self) -> NDArray[np.int64]:
@@ -55,6 +56,10 @@ class ScriptedCache:
         assert isinstance(other, ScriptedCache)
         self.capacity = max(self.capacity, other.capacity)
         self.sequences += [list(sequence) for sequence in other.sequences]
+
+    def reserve(self, rows: int) -> None:
+        """Note it."""
+        self.reserved = max(self.reserved, rows)
 
     def read_row(self, row: int) -> dict[str, NDArray[Any]]:
         """The tokens, as the only thing that a row holds."""

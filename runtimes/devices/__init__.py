@@ -37,6 +37,16 @@ class DeviceArray(Protocol):
     def put(self, row: int, first: int, tokens: DeviceArray) -> None:
         """Write what `take` of an array with the same groups and width gave."""
 
+    def copy_row(self, row: int, source: DeviceArray, source_row: int, first: int, stop: int) -> None:
+        """Copy tokens of a row of an array with the same groups and width to the same positions of a row of this one.
+
+        Args:
+            row: of this array.
+            source: on the same device; it may be this array.
+            source_row: its row, another one than `row` where it is this array.
+            first, stop: the tokens.
+        """
+
     def read(self) -> NDArray[Any]:
         """All of it, copied to the host."""
 
@@ -57,6 +67,9 @@ class Device(Protocol):
 
     def zeros(self, shape: Shape4, dtype: DTypeLike) -> DeviceArray:
         """A new array of zeros; raise BackendError where the memory does not suffice."""
+
+    def touch(self, array: DeviceArray) -> None:
+        """Zero an array, so that its memory is there before the first token is written."""
 
     def synchronize(self) -> None:
         """Wait for what was queued: zeros, and copies on the device."""
@@ -103,6 +116,11 @@ class HostArray:
         assert isinstance(tokens, HostArray)
         self.values[row, :, first : first + tokens.shape[2]] = tokens.values[0]
 
+    def copy_row(self, row: int, source: DeviceArray, source_row: int, first: int, stop: int) -> None:
+        """Copy tokens of a row."""
+        assert isinstance(source, HostArray)
+        self.values[row, :, first:stop] = source.values[source_row, :, first:stop]
+
     def read(self) -> NDArray[Any]:
         """A copy."""
         return self.values.copy()
@@ -121,6 +139,11 @@ class HostDevice:
     def zeros(self, shape: Shape4, dtype: DTypeLike) -> HostArray:
         """A new array of zeros."""
         return HostArray(np.zeros(shape, dtype))
+
+    def touch(self, array: DeviceArray) -> None:
+        """Write to every page."""
+        assert isinstance(array, HostArray)
+        array.values.fill(0)
 
     def synchronize(self) -> None:
         """Nothing is queued."""

@@ -139,6 +139,11 @@ class CudaArray:
         assert isinstance(tokens, CudaArray)
         self._copy(self, row, first, tokens, 0, 0, tokens.shape[2])
 
+    def copy_row(self, row: int, source: DeviceArray, source_row: int, first: int, stop: int) -> None:
+        """Copy tokens of a row; queued."""
+        assert isinstance(source, CudaArray)
+        self._copy(self, row, first, source, source_row, first, stop - first)
+
     def read(self) -> NDArray[Any]:
         """All of it, copied to the host."""
         values = np.empty(self.shape, self.dtype)
@@ -209,6 +214,9 @@ class CudaDevice:
         array = self.empty(shape, dtype)
         self._check("cudaMemsetAsync", self._cudart.cudaMemsetAsync(array.address, 0, array.nbytes, self._stream))
         return array
+
+    def touch(self, array: DeviceArray) -> None:
+        """Device memory is there from the start."""
 
     def empty(self, shape: Shape4, dtype: DTypeLike) -> CudaArray:
         """A new array of whatever lies there."""

@@ -55,5 +55,8 @@ class Registry(Generic[_Part]):
         """The names, in the order of their registration."""
         return iter(self._homes)
 
+    def __len__(self) -> int:
+        return len(self._homes)
+
     def __contains__(self, name: object) -> bool:
         return name in self._homes

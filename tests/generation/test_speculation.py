@@ -45,7 +45,7 @@ class Oracle:
     """Knows the right tokens, and spoils every `wrong_every`th."""
 
     is_free = False
-    guess_seconds = 0.0
+    draft_seconds = 0.0
 
     def interrupt(self) -> None:
         pass
@@ -296,14 +296,14 @@ def test_drafting_rests_where_guesses_are_wrong() -> None:
 def test_free_guesses_are_compared_without_being_fed() -> None:
     """A lookup that was wrong for long is taken up again when the text begins to repeat itself."""
     speculator = Speculator(PromptLookup(), most_drafted=4)
-    speculator.took(0, 1.0)
-    speculator.took(0, 1.0)
-    speculator.took(0, 1.0)
+    speculator.record_step(0, 1.0)
+    speculator.record_step(0, 1.0)
+    speculator.record_step(0, 1.0)
     speculator._acceptance = 0.01
     ids = [1, 2, 3, 4, 5, 6, 7, 8] * 2
     fed = 0
     for step in range(200):
-        fed += bool(speculator.propose(ids, 10, CHOOSER))
+        fed += bool(speculator.draft(ids, 10, CHOOSER))
         ids.append(ids[step])
     assert fed > 100
 

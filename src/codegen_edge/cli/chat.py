@@ -11,7 +11,7 @@ from codegen_edge.cli.generation_options import generation_options, opened_draft
 from codegen_edge.cli.interruption import run_interruptibly
 
 if TYPE_CHECKING:
-    from codegen_edge.generation.session import Session
+    from codegen_edge.generation.model import Model
 
 _HELP = """A line is added to the program and continued; an empty line continues it as it is. Lines that begin with /:
   /undo        forget the last turn      /show        print the program
@@ -42,12 +42,13 @@ def chat(
         load_model(bundle, check=check, **options) as model,
         opened_draft(draft, check, options) as drafter,
     ):
-        _Chat(model.session(), {"draft": drafter, **params}).run()
+        _Chat(model, {"draft": drafter, **params}).run()
 
 
 class _Chat:
-    def __init__(self, session: Session, options: dict[str, Any]) -> None:
-        self._session = session
+    def __init__(self, model: Model, options: dict[str, Any]) -> None:
+        self._model = model
+        self._session = model.session()
         self._options = options
         self._marks: list[int] = []  # lengths before each turn
 
@@ -84,7 +85,7 @@ class _Chat:
             elif name == "/save" and argument:
                 self._session.save(argument)
             elif name == "/load" and argument:
-                self._session, self._marks = self._session.model.load_session(argument), []
+                self._session, self._marks = self._model.load_session(argument), []
             elif name == "/help":
                 click.echo(_HELP, err=True)
             else:
