@@ -39,7 +39,7 @@ from codegen_edge.runtimes.builders.engine_builder import EngineBuilder
 from codegen_edge.runtimes.devices.cuda import CudaDevice, Gpu, list_gpus
 from codegen_edge.runtimes.tensorrt_library import load_tensorrt
 from codegen_edge.workflows.diagnosis import diagnose
-from codegen_edge.workflows.export import export_quantized
+from codegen_edge.workflows.export_quantized import export_quantized
 
 RESULTS = Path(__file__).parent / "results"
 PROMPT_TOKENS, NEW_TOKENS, CAPACITY, CHUNK = 512, 64, 640, 128

@@ -22,7 +22,7 @@ from benchmarks.random_checkpoint import TEXTS
 from codegen_edge.bundle import Bundle
 from codegen_edge.checkpoints.corpora import load_corpus
 from codegen_edge.evaluation.quality.damage import measure_damage
-from codegen_edge.evaluation.quality.perplexity import document_ids
+from codegen_edge.evaluation.quality.scoring import document_ids
 from codegen_edge.exporter import export_checkpoint, locate_checkpoint
 from codegen_edge.exporter.random_checkpoint import SHAPES, write_random_checkpoint
 from codegen_edge.quantization import QuantizeOptions, quantize_bundle

@@ -107,5 +107,6 @@ def _require_head(checkpoint: Checkpoint, task: contract.Task) -> None:
     if task == "text-generation" and "lm_head.bias" not in checkpoint.stored_names:
         raise CheckpointError(
             f"{checkpoint.folder} lacks lm_head: it is a CodeGenModel, which has features but generates no text; "
-            "export it with --task feature-extraction"
+            "export it for feature-extraction",
+            hint="--task feature-extraction",
         )

@@ -53,12 +53,12 @@ def locate_checkpoint(checkpoint: str, *, revision: str | None = None, offline: 
     folder = Path(checkpoint)
     if checkpoint and folder.is_dir():
         if revision is not None:
-            raise InvalidInputError(f"{checkpoint} is a local folder; --revision is for hub ids")
+            raise InvalidInputError(f"{checkpoint} is a local folder; a revision is for hub ids")
         return LocatedCheckpoint(folder, folder.resolve().name, None)
     shipped = shipped_checkpoint(checkpoint)
     if shipped is not None:
         if revision is not None:
-            raise InvalidInputError(f"{checkpoint} ships with codegen-edge; --revision is for hub ids")
+            raise InvalidInputError(f"{checkpoint} ships with codegen-edge; a revision is for hub ids")
         return LocatedCheckpoint(shipped, checkpoint, None)
     if (checkpoint and folder.exists()) or _HUB_ID.fullmatch(checkpoint) is None:
         raise CheckpointError(
@@ -75,13 +75,16 @@ def _download(hub_id: str, revision: str | None, *, offline: bool) -> LocatedChe
     try:
         snapshot = _snapshot_offline(hub_id, revision) if offline else _snapshot(hub_id, revision)
     except errors.LocalEntryNotFoundError as exc:
-        hint = "it is not in the local cache; drop --offline" if offline else "the hub cannot be reached"
-        raise CheckpointError(f"{hub_id} (revision {revision or 'main'}): {hint}") from exc
+        reason = "it is not in the local cache, which alone was to be used" if offline else "the hub cannot be reached"
+        raise CheckpointError(
+            f"{hub_id} (revision {revision or 'main'}): {reason}", hint="drop --offline" if offline else ""
+        ) from exc
     # The hub's library lets through what its HTTP library raises, and changes that library between versions.
     except Exception as exc:
         raise CheckpointError(
             f"{hub_id} is no local folder, and fetching it from the hub (revision {revision or 'main'}) failed: "
-            f"{_first_line(exc)}. --offline takes a copy that was downloaded before"
+            f"{_first_line(exc)}",
+            hint="--offline takes a copy that was downloaded before",
         ) from exc
     folder = Path(snapshot)
     return LocatedCheckpoint(folder, hub_id, folder.name)  # the cache names a snapshot by its commit

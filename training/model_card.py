@@ -85,7 +85,7 @@ that learnt something, without a network. It is no Salesforce model and has none
 
 Measured on these float16 weights, each file by itself, every token with at least half a context of past.
 The sample is `corpora/held-out.jsonl` beside this folder, so that the second column can be measured again:
-`codegen-edge perplexity BUNDLE`.
+`codegen-edge evaluate BUNDLE`.
 
 ![Loss in bits per byte over the training tokens]({CURVE_FILE})
 

@@ -52,7 +52,8 @@ def verify_bundle(
     """
     if bundle.manifest.built_of is not None:
         raise BundleError(
-            f"{bundle.path} was built for a GPU: verify it against the bundle that it was built of, --reference BUNDLE"
+            f"{bundle.path} was built for a GPU: verify it against the bundle that it was built of",
+            hint="--reference BUNDLE",
         )
     if bundle.manifest.precision not in TOLERANCES:
         raise BundleError(

@@ -8,20 +8,19 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from codegen_edge.errors import InvalidInputError
-from codegen_edge.evaluation.quality.intervals import Interval, bootstrap_interval
-from codegen_edge.evaluation.quality.perplexity import (
+from codegen_edge.evaluation.quality.intervals import Interval, bootstrap_interval, shown_interval
+from codegen_edge.evaluation.quality.metrics import Metric, MetricInput
+from codegen_edge.evaluation.quality.scoring import (
     document_ids,
     log_sum_exp,
     negative_log_likelihood,
+    spread_sample,
     teacher_forced,
 )
 from codegen_edge.runtimes.runtime import Logits, Runtime
 from codegen_edge.tokenizer import Tokenizer
-
-_LEAST_TOKENS = 256  # of a document that is taken
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +54,11 @@ class Damage:
     def perplexity_loss(self) -> float:
         """Perplexity over the reference's, less 1; 0.01 is one percent worse."""
         return self.perplexity / self.reference_perplexity - 1
+
+    @property
+    def summary(self) -> str:
+        """In a line."""
+        return damage_line(self.to_dict())
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -118,25 +122,6 @@ def measure_damage(
     )
 
 
-def spread_sample(documents: Sequence[NDArray[np.int64]], max_tokens: int | None) -> list[NDArray[np.int64]]:
-    """The beginnings of documents, evenly spread over them, that hold about `max_tokens` tokens to predict.
-
-    The first documents alone would stand for all of them, whoever wrote those. A beginning has at least _LEAST_TOKENS,
-    so that most tokens have a past; where that is too many for all documents, fewer of them are taken.
-    """
-    documents = [document for document in documents if len(document) > 1]
-    if max_tokens is None or not documents:
-        return list(documents)
-    count = min(len(documents), max(1, max_tokens // _LEAST_TOKENS))
-    chosen = [documents[place * len(documents) // count] for place in range(count)]
-    # What short documents leave over goes to the others.
-    left, ends = max_tokens, [0] * count
-    for rank, place in enumerate(sorted(range(count), key=lambda each: len(chosen[each]))):
-        ends[place] = min(len(chosen[place]) - 1, -(-left // (count - rank)))
-        left -= ends[place]
-    return [document[: end + 1] for document, end in zip(chosen, ends, strict=True) if end]
-
-
 def kl_divergences(expected: Logits, actual: Logits) -> np.ndarray[Any, np.dtype[np.float64]]:
     """[T] KL(softmax(expected) || softmax(actual)) in nats, from logits [T, V]."""
     log_p = expected - log_sum_exp(expected)[:, None]
@@ -144,3 +129,26 @@ def kl_divergences(expected: Logits, actual: Logits) -> np.ndarray[Any, np.dtype
     divergences: np.ndarray[Any, np.dtype[np.float64]] = (np.exp(log_p) * (log_p - log_q)).sum(axis=-1)
     np.maximum(divergences, 0.0, out=divergences)
     return divergences
+
+
+def damage_line(damage: dict[str, Any] | None) -> str:
+    """What quantizing did to the model, in a line; from `to_dict`, which a report keeps."""
+    if damage is None:
+        return "damage not measured"
+    loss = shown_interval(damage.get("perplexity_loss_interval"), "+.2%")
+    return (
+        f"perplexity {damage['perplexity']:.3f} against {damage['reference_perplexity']:.3f} "
+        f"({damage['perplexity_loss']:+.2%}{loss}), "
+        f"KL {damage['mean_kl']:.1e}{shown_interval(damage.get('mean_kl_interval'), '.1e')}, "
+        f"top-1 {damage['top1_agreement']:.2%}{shown_interval(damage.get('top1_interval'), '.2%')}"
+    )
+
+
+def _measure(given: MetricInput) -> Damage:
+    assert given.reference is not None
+    return measure_damage(
+        given.candidate, given.reference, given.tokenizer, given.documents, max_tokens=given.max_tokens
+    )
+
+
+METRIC = Metric(measure=_measure, needs_reference=True)

@@ -1,21 +1,25 @@
-"""How well a model predicts text: perplexity and bits per byte, through the cached path that generation takes."""
+"""How well a model predicts text: perplexity and bits per byte."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from codegen_edge.errors import InvalidInputError, NumericsError
-from codegen_edge.evaluation.quality.intervals import Interval, bootstrap_interval
-from codegen_edge.runtimes.runtime import Logits, Runtime
+from codegen_edge.errors import InvalidInputError
+from codegen_edge.evaluation.quality.intervals import Interval, bootstrap_interval, shown_interval
+from codegen_edge.evaluation.quality.metrics import Metric, MetricInput
+from codegen_edge.evaluation.quality.scoring import (
+    document_ids,
+    negative_log_likelihood,
+    spread_sample,
+    teacher_forced,
+)
+from codegen_edge.runtimes.runtime import Runtime
 from codegen_edge.tokenizer import Tokenizer
-
-_MOST_TOKENS_OF_A_STEP = 128  # 128 x 51,200 logits are 26 MB
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +50,15 @@ class Perplexity:
     def bits_per_byte(self) -> float:
         """Negative log-likelihood in bits, per byte of text; comparable between tokenizers."""
         return self.nll / math.log(2) / self.num_bytes
+
+    @property
+    def summary(self) -> str:
+        """In a line."""
+        return (
+            f"perplexity {self.perplexity:.3f}{shown_interval(self.perplexity_interval, '.3f')} per token, "
+            f"{self.bits_per_byte:.4f}{shown_interval(self.bits_per_byte_interval, '.4f')} bits per byte, over "
+            f"{self.num_tokens:,} tokens of {self.num_documents} texts ({self.num_bytes:,} bytes)"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -103,63 +116,12 @@ def measure_perplexity(
     )
 
 
-def document_ids(tokenizer: Tokenizer, text: str) -> NDArray[np.int64]:
-    """`<|endoftext|>` and the ids of `text`, [N] int64."""
-    if tokenizer.end_of_text_id is None:
-        raise InvalidInputError("the tokenizer has no <|endoftext|> to begin a text with")
-    return np.array([tokenizer.end_of_text_id, *tokenizer.encode(text)], np.int64)
+def _measure(given: MetricInput) -> Perplexity:
+    documents = list(given.documents)
+    if given.max_tokens is not None:
+        sampled = spread_sample([document_ids(given.tokenizer, text) for text in documents], given.max_tokens)
+        documents = [given.tokenizer.decode(token_ids[1:].tolist()) for token_ids in sampled]
+    return measure_perplexity(given.candidate, given.tokenizer, documents, on_progress=given.on_document)
 
 
-def teacher_forced(runtime: Runtime, token_ids: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], Logits]]:
-    """The logits that predict `token_ids[1:]`, each one once.
-
-    A text longer than the context is read in windows that advance by half a context, so that every token has at
-    least half a context of past (or all there is); the past is fed first, and what is predicted on top of its cache.
-
-    Args:
-        runtime: steps the model.
-        token_ids: [N] int64.
-
-    Yields:
-        Targets [T] and the logits [T, V] that predict them.
-    """
-    context, num_inputs = runtime.config.context_length, len(token_ids) - 1
-    for start, first, end in _windows(num_inputs, context):
-        cache = runtime.new_cache(1, context)
-        for begin in range(start, end, _MOST_TOKENS_OF_A_STEP):
-            stop = min(begin + _MOST_TOKENS_OF_A_STEP, end)
-            logits = runtime.step(token_ids[None, begin:stop], cache, all_logits=True)[0]
-            skipped = max(first - begin, 0)  # the past, which an earlier window predicted
-            if skipped < len(logits):
-                yield token_ids[begin + skipped + 1 : stop + 1], logits[skipped:]
-
-
-def _windows(num_inputs: int, context: int) -> Iterator[tuple[int, int, int]]:
-    """Where a window's past starts, its predictions start, and it ends."""
-    end = min(num_inputs, context)
-    if end:
-        yield 0, 0, end
-    half = max(1, context // 2)
-    while end < num_inputs:
-        first, end = end, min(end + half, num_inputs)
-        yield first - (context - half), first, end
-
-
-def negative_log_likelihood(logits: Logits, targets: NDArray[np.int64]) -> NDArray[np.float64]:
-    """[T] nats that each target costs under softmax(logits), from logits [T, V].
-
-    Raises:
-        NumericsError: a logit is NaN or infinite.
-    """
-    if not np.isfinite(logits).all():
-        raise NumericsError("the model's logits hold NaN or infinity; the text cannot be scored")
-    chosen = logits[np.arange(len(targets)), targets].astype(np.float64)
-    return log_sum_exp(logits) - chosen
-
-
-def log_sum_exp(logits: Logits) -> NDArray[np.float64]:
-    """[T] log of the sum of exponentials over the vocabulary, from logits [T, V]; summed in float64."""
-    largest = logits.max(axis=-1, keepdims=True)
-    total = np.exp(logits - largest).sum(axis=-1, dtype=np.float64)
-    result: NDArray[np.float64] = np.log(total) + largest[:, 0]
-    return result
+METRIC = Metric(measure=_measure)

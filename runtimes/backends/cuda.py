@@ -90,13 +90,15 @@ def open_device_session(
     if session.get_providers()[0] != wanted:
         raise RuntimeUnavailableError(
             f"{wanted} was asked for, onnxruntime {ort.__version__} gave {session.get_providers()} "
-            f"({told.getvalue().strip() or 'without a reason'}): codegen-edge doctor"
+            f"({told.getvalue().strip() or 'without a reason'})",
+            hint="codegen-edge doctor",
         )
     strays = cpu_nodes(session, wanted)
     if strays and not allow_cpu_nodes:
         raise RuntimeUnavailableError(
-            f"{len(strays)} nodes would be computed by the CPU: {', '.join(strays[:8])}; allow that with "
-            "--allow-cpu-nodes, or build the bundle in another precision"
+            f"{len(strays)} nodes would be computed by the CPU: {', '.join(strays[:8])}; allow that, or build the "
+            "bundle in another precision",
+            hint="--allow-cpu-nodes",
         )
     return session
 

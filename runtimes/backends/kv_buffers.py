@@ -177,8 +177,8 @@ class KVBuffers:
     def _reallocate(self, num_rows: int, capacity: int, *, is_touched: bool = False) -> None:
         if self.fixed_rows:
             raise InvalidInputError(
-                f"the engines were built for {self.fixed_rows} rows; build others with: "
-                f"codegen-edge build BUNDLE OUT --runtime tensorrt --batch {num_rows}"
+                f"the engines were built for {self.fixed_rows} rows, {num_rows} are needed; build others",
+                hint=f"codegen-edge build BUNDLE OUT --runtime tensorrt --batch {num_rows}",
             )
         _, heads, _, head_dim = self.buffer_shape
         shape = (num_rows, heads, capacity + self._padding, head_dim)

@@ -81,8 +81,9 @@ class TensorRTRuntime(StaticRuntime):
         if batch_size > engines.batch_size or capacity > engines.capacity:
             raise InvalidInputError(
                 f"{batch_size} rows of {capacity} tokens were asked for, the engines were built for "
-                f"{engines.batch_size} of {engines.capacity}: codegen-edge build BUNDLE OUT --runtime tensorrt --batch "
-                f"{max(batch_size, engines.batch_size)} --capacity {max(capacity, engines.capacity)}"
+                f"{engines.batch_size} of {engines.capacity}; build others",
+                hint="codegen-edge build BUNDLE OUT --runtime tensorrt --batch "
+                f"{max(batch_size, engines.batch_size)} --capacity {max(capacity, engines.capacity)}",
             )
         return KVBuffers(
             self.config,
@@ -206,7 +207,7 @@ def engines_of(bundle: Bundle) -> Engines:
                 "codegen-edge export CHECKPOINT BUNDLE --target tensorrt, then "
                 "codegen-edge build BUNDLE OUT --runtime tensorrt"
             )
-        raise BundleError(f"{bundle.path} holds no engines; build them: {steps}")
+        raise BundleError(f"{bundle.path} holds no engines; build them", hint=steps)
     return engines
 
 
@@ -215,11 +216,12 @@ def require_version(bundle: Bundle, engines: Engines, library: TensorRT) -> None
     if (engines.library, engines.version) != (library.name, library.version):
         raise RuntimeUnavailableError(
             f"the engines of {bundle.path} were built by {engines.library} {engines.version}, here is {library.name} "
-            f"{library.version}: {REBUILD}"
+            f"{library.version}; build them again",
+            hint=REBUILD,
         )
 
 
-REBUILD = "build them again: codegen-edge build BUNDLE OUT --runtime tensorrt --overwrite"
+REBUILD = "codegen-edge build BUNDLE OUT --runtime tensorrt --overwrite"
 
 
 def require_gpu(bundle: Bundle, engines: Engines, name: str, compute_capability: str) -> None:
@@ -231,7 +233,8 @@ def require_gpu(bundle: Bundle, engines: Engines, name: str, compute_capability:
     if not fits:
         raise RuntimeUnavailableError(
             f"the engines of {bundle.path} were built for {built_for}, this GPU is {name} of compute capability "
-            f"{compute_capability}: {REBUILD} (of several GPUs, CUDA_VISIBLE_DEVICES says which one)"
+            f"{compute_capability} (of several GPUs, CUDA_VISIBLE_DEVICES says which one); build them again",
+            hint=REBUILD,
         )
 
 
@@ -246,7 +249,7 @@ def read_engine(bundle: Bundle, phase: Phase) -> bytes:
     except OSError as exc:
         raise IntegrityError(f"{path} cannot be read: {exc.strerror}") from exc
     if hashlib.sha256(content).hexdigest() != bundle.manifest.files[ENGINE_FILES[phase]].sha256:
-        raise IntegrityError(f"{path} was altered: it is not loaded; {REBUILD}")
+        raise IntegrityError(f"{path} was altered: it is not loaded; build it again", hint=REBUILD)
     return content
 
 

@@ -113,5 +113,7 @@ class _Convert:
         if weight.dtype == self.dtype:
             return [weight]
         if self.dtype == np.float16 and np.abs(weight).max(initial=0) > np.finfo(np.float16).max:
-            raise NumericsError(f"{self.name} holds a value beyond float16's 65504: build with --compute bf16")
+            raise NumericsError(
+                f"{self.name} holds a value beyond float16's 65504; bf16 holds it", hint="--compute bf16"
+            )
         return [weight.astype(self.dtype)]

@@ -57,9 +57,11 @@ class EngineBuilder:
         try:
             gpu = find_gpu(0)
         except RuntimeUnavailableError as exc:
-            more = "; name one that is elsewhere with --compute-capability" if self.library.compute_capabilities else ""
+            can_name = bool(self.library.compute_capabilities)
+            more = "; name the compute capability of one that is elsewhere" if can_name else ""
             raise RuntimeUnavailableError(
-                f"{self.library.name} builds for this machine's GPU, but {exc}{more}"
+                f"{self.library.name} builds for this machine's GPU, but {exc}{more}",
+                hint="--compute-capability X.Y" if can_name else "",
             ) from exc
         self.library.require_support(gpu.name, gpu.compute_capability)
         return gpu.name
@@ -130,7 +132,7 @@ def _code(library: TensorRT, capability: str) -> Any:
     known = library.compute_capabilities
     if not known:
         raise InvalidInputError(
-            f"{library.name} builds for the GPU of this machine only; leave --compute-capability out, or install "
+            f"{library.name} builds for the GPU of this machine only; name no compute capability, or install "
             "tensorrt-rtx"
         )
     if capability not in known:

@@ -111,7 +111,7 @@ def incompatible_as_error(what: str, *packages: str) -> Iterator[None]:
         message = " ".join(str(exc).split())[:_MOST_MESSAGE]
         raise IncompatibleVersionError(
             f"{what} failed with {found} ({type(exc).__name__}: {message}). Proved are {ranges}; install one of these "
-            f"versions, or report this with the output of {PROJECT} --debug"
+            f"versions, or report this with the whole traceback"
         ) from exc
 
 

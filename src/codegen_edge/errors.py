@@ -17,16 +17,27 @@
     └── CancelledError             the work was cancelled
 
 Errors of other libraries are mapped into this tree where they enter, with `raise … from exc`.
-`exit_code` is what the command line returns: 2 for what the user can mend, 1 for failures.
+`exit_code` is what the command line returns: 2 for what the user can repair, 1 for failures.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 
 class CodegenEdgeError(Exception):
-    """Base of every error raised on purpose; its text is one line that says what to do."""
+    """Base of every error raised on purpose; its text is one line that says what to do.
+
+    Args:
+        message: in the terms of the Python API.
+        hint: what the command line adds to it: the command or the flag that helps.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str = "", *, hint: str = "") -> None:
+        super().__init__(message)
+        self.hint = hint
 
 
 class InvalidInputError(CodegenEdgeError, ValueError):
@@ -88,7 +99,16 @@ class StorageError(CodegenEdgeError):
 
 
 class ParityError(CodegenEdgeError):
-    """A bundle is not equal to its reference within the tolerance."""
+    """A bundle is not equal to its reference within the tolerance.
+
+    Args:
+        message, hint: as of every error.
+        report: the comparison, a ParityReport, where there is one.
+    """
+
+    def __init__(self, message: str = "", *, hint: str = "", report: Any = None) -> None:
+        super().__init__(message, hint=hint)
+        self.report = report
 
 
 class CancelledError(CodegenEdgeError):

@@ -81,7 +81,7 @@ def test_failed_rename_puts_the_old_folder_back(tmp_path: Path, monkeypatch: pyt
 
 def test_existing_folder_is_refused_without_overwrite(tmp_path: Path) -> None:
     out = make_bundle(tmp_path / "out", "old")
-    with pytest.raises(InvalidInputError, match="--overwrite"), staged_folder(out, overwrite=False):
+    with pytest.raises(InvalidInputError, match="allow to overwrite it"), staged_folder(out, overwrite=False):
         pytest.fail("must refuse before any work")
 
 

@@ -124,7 +124,7 @@ def test_is_found_by_name_but_a_local_folder_goes_first(
 
 
 def test_revision_of_a_shipped_checkpoint_is_refused() -> None:
-    with pytest.raises(InvalidInputError, match="ships with codegen-edge; --revision is for hub ids"):
+    with pytest.raises(InvalidInputError, match="ships with codegen-edge; a revision is for hub ids"):
         locate_checkpoint(NAME, revision="main")
 
 

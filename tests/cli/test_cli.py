@@ -18,8 +18,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from codegen_edge import cli, contract, open_bundle
-from codegen_edge.bundle import Bundle
+from codegen_edge import cli, open_bundle
+from codegen_edge.bundle import Bundle, contract
 from codegen_edge.bundle.storage import sha256_of
 from codegen_edge.exporter import export_checkpoint, locate_checkpoint
 from codegen_edge.exporter.random_checkpoint import ModelShape

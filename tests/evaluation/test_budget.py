@@ -10,7 +10,7 @@ import pytest
 from codegen_edge.bundle import Bundle
 from codegen_edge.errors import InvalidInputError
 from codegen_edge.evaluation.quality.damage import Damage, measure_damage
-from codegen_edge.evaluation.quality.perplexity import document_ids
+from codegen_edge.evaluation.quality.scoring import document_ids
 from codegen_edge.quantization import QuantizeOptions
 from codegen_edge.runtimes import open_runtime
 from codegen_edge.tokenizer import Tokenizer

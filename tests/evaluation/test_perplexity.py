@@ -12,13 +12,8 @@ from click.testing import CliRunner
 from codegen_edge.bundle import Bundle
 from codegen_edge.cli import cli
 from codegen_edge.errors import InvalidInputError, NumericsError
-from codegen_edge.evaluation.quality.perplexity import (
-    document_ids,
-    log_sum_exp,
-    measure_perplexity,
-    negative_log_likelihood,
-    teacher_forced,
-)
+from codegen_edge.evaluation.quality.perplexity import measure_perplexity
+from codegen_edge.evaluation.quality.scoring import document_ids, log_sum_exp, negative_log_likelihood, teacher_forced
 from codegen_edge.exporter import load_reference_model, open_checkpoint
 from codegen_edge.runtimes import open_runtime
 from codegen_edge.tokenizer import Tokenizer
@@ -97,8 +92,8 @@ def test_nothing_to_predict_is_refused(tiny_bundle: Bundle, tokenizer: Tokenizer
 
 def test_command_measures_files_and_prints_json(tiny_bundle: Bundle, tmp_path: Path, tokenizer: Tokenizer) -> None:
     (tmp_path / "a.py").write_text(TEXT)
-    arguments = ["perplexity", str(tiny_bundle.path), "--text", str(tmp_path / "a.py")]
-    result = json.loads(CliRunner().invoke(cli, [*arguments, "--json"]).stdout)
+    arguments = ["evaluate", str(tiny_bundle.path), "--text", str(tmp_path / "a.py")]
+    result = json.loads(CliRunner().invoke(cli, [*arguments, "--json"]).stdout)["perplexity"]
     direct = measure_perplexity(open_runtime("cpu", tiny_bundle), tokenizer, [TEXT])
     assert result["perplexity"] == pytest.approx(direct.perplexity)
     assert "bits per byte" in CliRunner().invoke(cli, arguments).stdout
@@ -112,6 +107,6 @@ def test_command_refuses_bad_text_in_one_line(
 ) -> None:
     if content is not None:
         (tmp_path / "a.py").write_bytes(content)
-    outcome = CliRunner().invoke(cli, ["perplexity", str(tiny_bundle.path), "--text", str(tmp_path / "a.py")])
+    outcome = CliRunner().invoke(cli, ["evaluate", str(tiny_bundle.path), "--text", str(tmp_path / "a.py")])
     assert isinstance(outcome.exception, InvalidInputError)
     assert message in str(outcome.exception)

@@ -170,7 +170,7 @@ def test_bare_model_gives_features_but_no_text(checkpoint_copy: Path, tmp_path: 
         path,
     )
     if task == "text-generation":
-        with pytest.raises(CheckpointError, match="lacks lm_head.*--task feature-extraction"):
+        with pytest.raises(CheckpointError, match="lacks lm_head.*export it for feature-extraction"):
             export(checkpoint_copy, tmp_path / "out", task=task)
         return
     bundle = export(checkpoint_copy, tmp_path / "out", task=task)
@@ -236,7 +236,7 @@ def test_verdict_of_the_proof_is_in_the_bundle(tiny_checkpoint: Path, tmp_path: 
 
 
 def test_existing_bundle_is_kept_without_overwrite(bundle_copy: Bundle, tiny_checkpoint: Path) -> None:
-    with pytest.raises(InvalidInputError, match="--overwrite"):
+    with pytest.raises(InvalidInputError, match="allow to overwrite"):
         export(tiny_checkpoint, bundle_copy.path)
     assert open_bundle(bundle_copy.path).manifest == bundle_copy.manifest
 

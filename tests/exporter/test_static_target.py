@@ -75,7 +75,7 @@ def test_padding_never_reaches_a_row_that_is_full(static_bundle: Bundle) -> None
 
 
 def test_each_runtime_refuses_the_other_target(static_bundle: Bundle, tiny_bundle: Bundle) -> None:
-    with pytest.raises(BundleError, match="runtime cpu needs target ort: .*--target ort"):
+    with pytest.raises(BundleError, match="runtime cpu needs target ort$"):
         open_runtime("cpu", static_bundle)
     with pytest.raises(BundleError, match="runtime static-cpu needs target tensorrt"):
         open_runtime("static-cpu", tiny_bundle)

@@ -19,7 +19,8 @@ from codegen_edge.bundle import Bundle, open_bundle
 from codegen_edge.bundle.weights import Weight
 from codegen_edge.errors import BundleError, InvalidInputError, NumericsError, StorageError
 from codegen_edge.evaluation.parity.compare import kl_divergence
-from codegen_edge.evaluation.quality.damage import kl_divergences, measure_damage, spread_sample
+from codegen_edge.evaluation.quality.damage import kl_divergences, measure_damage
+from codegen_edge.evaluation.quality.scoring import spread_sample
 from codegen_edge.exporter import ExportOptions, export_checkpoint, locate_checkpoint
 from codegen_edge.exporter.random_checkpoint import ModelShape, write_random_checkpoint
 from codegen_edge.quantization import QuantizeOptions, quantize_bundle

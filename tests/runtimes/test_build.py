@@ -99,7 +99,7 @@ def test_what_float16_cannot_hold_is_named(make_checkpoint: MakeCheckpoint, tmp_
     weights["transformer.h.1.mlp.fc_in.weight"][3, 5] = 1e5
     save_file({name: tensor.to(torch.float32) for name, tensor in weights.items()}, folder / "model.safetensors")
     bundle = export_checkpoint(locate_checkpoint(str(folder)), tmp_path / "bundle")
-    with pytest.raises(NumericsError, match=r"h\.1\.mlp\.fc_in\.weight holds a value beyond .*--compute bf16"):
+    with pytest.raises(NumericsError, match=r"h\.1\.mlp\.fc_in\.weight holds a value beyond .*bf16 holds it"):
         build_half(bundle, tmp_path / "half")
     assert not (tmp_path / "half").exists()
 
@@ -127,7 +127,7 @@ def test_provider_that_was_not_given_is_refused(
     half = build_half(tiny_bundle, tmp_path / "half")
     with (
         pytest.warns(UserWarning, match="MIGraphXExecutionProvider"),
-        pytest.raises(RuntimeUnavailableError, match="was asked for, onnxruntime .* gave .*codegen-edge doctor"),
+        pytest.raises(RuntimeUnavailableError, match="was asked for, onnxruntime .* gave .*"),
     ):
         open_device_session(half, load_onnxruntime(), [("MIGraphXExecutionProvider", {}), (CPU, {})])
 
@@ -321,7 +321,7 @@ def test_built_bundle_is_verified_against_what_it_was_built_of(
         verify.verify_built(engine_bundle, tiny_bundle)
     with pytest.raises(BundleError, match="was not built for a GPU"):
         verify.verify_built(tiny_bundle, tiny_bundle)
-    with pytest.raises(BundleError, match="--reference BUNDLE"):
+    with pytest.raises(BundleError, match="against the bundle that it was built of"):
         verify.verify_bundle(half, open_checkpoint(tiny_checkpoint))
 
 

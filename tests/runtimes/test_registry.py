@@ -51,7 +51,7 @@ def test_manifest_of_another_graph_is_refused(bundle_copy: Bundle, change: dict[
 
 
 def test_features_bundle_is_no_text_runtime(feature_bundle: Bundle) -> None:
-    with pytest.raises(BundleError, match="--task text-generation"):
+    with pytest.raises(BundleError, match="needs a bundle for text-generation"):
         open_runtime("cpu", feature_bundle)
 
 

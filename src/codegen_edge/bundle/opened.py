@@ -55,8 +55,8 @@ class Bundle:
         """Raise BundleError when the bundle was exported for another task."""
         if self.manifest.task != task:
             raise BundleError(
-                f"{self.path} was exported for {self.manifest.task}; this needs a bundle for {task}: "
-                f"codegen-edge export CHECKPOINT OUT --task {task}"
+                f"{self.path} was exported for {self.manifest.task}; this needs a bundle for {task}",
+                hint=f"codegen-edge export CHECKPOINT OUT --task {task}",
             )
 
     def require_graph(self, runtime: str, *, target: contract.Target, compute: tuple[contract.Compute, ...]) -> None:
@@ -69,17 +69,15 @@ class Bundle:
             )
         if manifest.target != target:
             raise BundleError(
-                f"{self.path} is a graph for {manifest.target}; runtime {runtime} needs target {target}: "
-                f"codegen-edge export CHECKPOINT OUT --target {target}"
+                f"{self.path} is a graph for {manifest.target}; runtime {runtime} needs target {target}",
+                hint=f"codegen-edge export CHECKPOINT OUT --target {target}",
             )
         if manifest.compute not in compute:
-            mend = (
-                f"codegen-edge build BUNDLE OUT --runtime {runtime} --compute {compute[0]}"
-                if manifest.compute == "fp32"
-                else "take the bundle that it was built of"
-            )
+            is_source = manifest.compute == "fp32"
             raise BundleError(
-                f"{self.path} computes in {manifest.compute}, runtime {runtime} in {' or '.join(compute)}: {mend}"
+                f"{self.path} computes in {manifest.compute}, runtime {runtime} in {' or '.join(compute)}; "
+                + ("build it for that runtime" if is_source else "take the bundle that it was built of"),
+                hint=f"codegen-edge build BUNDLE OUT --runtime {runtime} --compute {compute[0]}" if is_source else "",
             )
 
     def record_parity(self, verdict: dict[str, Any]) -> None:
@@ -113,7 +111,10 @@ def open_bundle(path: str | Path, *, check: Check = "full") -> Bundle:
         raise InvalidInputError(f"check must be one of {', '.join(CHECKS)}, got {check!r}")
     folder = Path(path)
     if not folder.is_dir():
-        raise BundleError(f"{folder} is not a folder; make a bundle with: codegen-edge export CHECKPOINT {folder}")
+        raise BundleError(
+            f"{folder} is not a folder; export a checkpoint to it first",
+            hint=f"codegen-edge export CHECKPOINT {folder}",
+        )
     if not (folder / MANIFEST_FILE).is_file():
         raise BundleError(f"{folder} is no bundle: it has no {MANIFEST_FILE}")
     manifest = Manifest.from_dict(read_json_object(folder / MANIFEST_FILE, BundleError))

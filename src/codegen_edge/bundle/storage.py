@@ -116,7 +116,7 @@ def check_target(target: Path, *, overwrite: bool) -> None:
     if not target.exists():
         return
     if not overwrite:
-        raise InvalidInputError(f"{target} exists; give another folder, or --overwrite to replace it")
+        raise InvalidInputError(f"{target} exists; give another folder, or allow to overwrite it", hint="--overwrite")
     if any(target.iterdir()):
         _check_is_bundle(target)
 

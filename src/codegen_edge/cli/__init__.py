@@ -10,22 +10,32 @@ from typing import NoReturn
 
 import click
 
-from codegen_edge.cli.build import build
-from codegen_edge.cli.chat import chat
-from codegen_edge.cli.demo import demo
-from codegen_edge.cli.doctor import doctor
-from codegen_edge.cli.export import export
-from codegen_edge.cli.generate import generate
-from codegen_edge.cli.inspect import inspect
-from codegen_edge.cli.perplexity import perplexity
-from codegen_edge.cli.quantize import quantize
-from codegen_edge.cli.verify import verify
 from codegen_edge.errors import CodegenEdgeError
+from codegen_edge.registry import load_part
 
 _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+# In the order of `--help`; a command's module is imported when the command is run or its help is shown.
+COMMANDS = ("export", "verify", "quantize", "build", "generate", "chat", "evaluate", "inspect", "doctor", "demo")
+
+
+class CommandGroup(click.Group):
+    """The commands, one in a module of its own name."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Their names."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a command; None where there is none of this name."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = load_part(f"{__name__}.{cmd_name}:{cmd_name}")
+        return command
+
+
+@click.group(cls=CommandGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.version_option(package_name="codegen-edge")
 def cli(debug: bool) -> None:
@@ -33,10 +43,6 @@ def cli(debug: bool) -> None:
 
     Start with: codegen-edge export Salesforce/codegen-350M-mono my-bundle
     """
-
-
-for _command in (export, verify, quantize, build, generate, chat, perplexity, inspect, doctor, demo):
-    cli.add_command(_command)
 
 
 def main() -> NoReturn:
@@ -70,7 +76,8 @@ def main() -> NoReturn:
 def _report(exc: Exception, code: int, *, is_debug: bool) -> int:
     if is_debug:
         traceback.print_exc()
-    click.echo(f"error: {' '.join(str(exc).split())}", err=True)
+    hint = getattr(exc, "hint", "")
+    click.echo(f"error: {' '.join(str(exc).split())}{f': {hint}' if hint else ''}", err=True)
     return code
 
 

@@ -32,9 +32,9 @@ def demo(folder: Path) -> None:
     """
     from codegen_edge.bundle.storage import storage_errors
     from codegen_edge.cli.console import stdout
-    from codegen_edge.cli.extras import require_export_extra
+    from codegen_edge.workflows.packages import require_export_packages
 
-    require_export_extra()
+    require_export_packages()
     with storage_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     bundles = {precision: folder / precision for precision in ("fp32", "int8", "int4")}

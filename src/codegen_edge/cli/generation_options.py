@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from codegen_edge.cli.choices import RUNTIME
+
 if TYPE_CHECKING:
     from codegen_edge.bundle import Check
     from codegen_edge.generation.model import Draft
@@ -42,7 +44,7 @@ _OPTIONS = (
         help="What becomes of a prompt that is too long.",
     ),
     click.option("--draft", metavar="prompt-lookup|BUNDLE", help="Guess tokens to save steps; changes none of them."),
-    click.option("--runtime", default="cpu", show_default=True),
+    click.option("--runtime", type=RUNTIME, default="cpu", show_default=True),
     click.option("--threads", type=int, help="CPU threads.  [default: all]"),
     click.option("--device", "device_id", type=int, help="cuda and tensorrt: which GPU.  [default: 0]"),
     click.option("--memory-limit", "memory_limit_mib", type=int, metavar="MIB", help="cuda: of GPU memory."),

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from codegen_edge.bundle import contract
+
+if TYPE_CHECKING:
+    from codegen_edge.bundle import Bundle, Manifest
 
 
 @click.command()
@@ -20,7 +25,8 @@ def inspect(bundle: Path, as_json: bool) -> None:
 
     from codegen_edge.bundle import open_bundle
     from codegen_edge.cli.console import stdout
-    from codegen_edge.cli.quantize import damage_line, quantization_report, tensor_table
+    from codegen_edge.cli.tables import tensor_table
+    from codegen_edge.evaluation.quality.damage import damage_line
 
     opened = open_bundle(bundle)
     manifest = opened.manifest
@@ -38,7 +44,7 @@ def inspect(bundle: Path, as_json: bool) -> None:
         f"{model.num_layers} layers, {model.num_heads} heads of {model.head_dim}, rotary {model.rotary_dim}, "
         f"context {model.context_length}, vocabulary {model.vocab_size}",
     )
-    facts.add_row("KV cache", f"{_kv_dtype(manifest)}, {_kv_bytes_per_token(manifest) / 1024:g} KiB a token")
+    facts.add_row("KV cache", f"{manifest.cache_precision}, {_kv_bytes_per_token(manifest) / 1024:g} KiB per token")
     if manifest.engines is not None:
         built = manifest.engines
         facts.add_row(
@@ -47,10 +53,10 @@ def inspect(bundle: Path, as_json: bool) -> None:
             f"{built.batch_size} rows of {built.capacity} tokens, chunks of {built.chunk}",
         )
     for sentence in source.mended:
-        facts.add_row("put right", sentence)
+        facts.add_row("repaired", sentence)
     facts.add_row("tools", ", ".join(f"{name} {version}" for name, version in manifest.tools.items()))
     facts.add_row("verdict", _verdict(manifest.parity))
-    report = quantization_report(opened)
+    report = _quantization_report(opened)
     if report is not None:
         facts.add_row("quantized", damage_line(report["damage"]))
     stdout.print(facts)
@@ -63,13 +69,18 @@ def inspect(bundle: Path, as_json: bool) -> None:
     stdout.print(f"{opened.size_bytes / 1e6:.1f} MB in all; every file is as it was exported")
 
 
-def _kv_bytes_per_token(manifest: Any) -> int:
-    bytes_of = {"fp32": 4, "fp16": 2, "bf16": 2, "int8": 1}
-    return int(2 * manifest.model.num_layers * manifest.model.hidden_size * bytes_of[_kv_dtype(manifest)])
+def _kv_bytes_per_token(manifest: Manifest) -> int:
+    model = manifest.model
+    return 2 * model.num_layers * model.hidden_size * contract.ITEM_BYTES[manifest.cache_precision]
 
 
-def _kv_dtype(manifest: Any) -> str:
-    return str(manifest.compute if manifest.kv_cache == "fp32" else manifest.kv_cache)
+def _quantization_report(bundle: Bundle) -> dict[str, Any] | None:
+    """The report in a quantized bundle, None in a float one."""
+    from codegen_edge.bundle.model_config import read_json_object
+    from codegen_edge.errors import BundleError
+
+    path = bundle.path / "quantization_report.json"
+    return read_json_object(path, BundleError) if path.name in bundle.manifest.files else None
 
 
 def _verdict(parity: dict[str, Any] | None) -> str:

@@ -1,1 +1,49 @@
-"""The one call behind each command, and the public Python API."""
+"""The one call behind each command, and the public Python API. A workflow's packages are imported when it is called."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from codegen_edge.registry import load_part
+
+if TYPE_CHECKING:
+    from codegen_edge.workflows.building import Built, build
+    from codegen_edge.workflows.diagnosis import Finding, diagnose
+    from codegen_edge.workflows.evaluating import evaluate
+    from codegen_edge.workflows.exporting import Exported, export
+    from codegen_edge.workflows.quantizing import Quantized, quantize
+    from codegen_edge.workflows.verifying import Verified, verify
+
+_HOMES = {
+    "Built": "building",
+    "Exported": "exporting",
+    "Finding": "diagnosis",
+    "Quantized": "quantizing",
+    "Verified": "verifying",
+    "build": "building",
+    "diagnose": "diagnosis",
+    "evaluate": "evaluating",
+    "export": "exporting",
+    "quantize": "quantizing",
+    "verify": "verifying",
+}
+
+__all__ = [
+    "Built",
+    "Exported",
+    "Finding",
+    "Quantized",
+    "Verified",
+    "build",
+    "diagnose",
+    "evaluate",
+    "export",
+    "quantize",
+    "verify",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return load_part(f"{__name__}.{_HOMES[name]}:{name}")

@@ -20,7 +20,7 @@ from codegen_edge.bundle import Bundle
 from codegen_edge.bundle.weights import Weight, load_graph
 from codegen_edge.errors import InvalidInputError
 from codegen_edge.evaluation.quality.damage import Damage, measure_damage
-from codegen_edge.evaluation.quality.perplexity import document_ids
+from codegen_edge.evaluation.quality.scoring import document_ids
 from codegen_edge.quantization import QuantizationReport, QuantizeOptions, quantize_bundle
 from codegen_edge.quantization.calibration import Calibration
 from codegen_edge.quantization.matrices import Matrix, find_matrices

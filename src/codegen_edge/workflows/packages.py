@@ -1,4 +1,4 @@
-"""Saying which extra a command needs, and which version, before an import fails in the middle."""
+"""The packages that a workflow needs, asked for by name before an import fails in the middle."""
 
 from __future__ import annotations
 
@@ -10,13 +10,12 @@ from codegen_edge.errors import RuntimeUnavailableError
 _QUANTIZE_PACKAGES = ("onnx", "onnx-ir", "onnxruntime")
 
 
-def require_export_extra(*, with_runtime: bool = True) -> None:
+def require_export_packages(*, with_runtime: bool = True) -> None:
     """Raise RuntimeUnavailableError when a package of the export extra, or onnxruntime, is missing."""
-    needed = (*EXPORT_PACKAGES, "onnxruntime") if with_runtime else EXPORT_PACKAGES
-    _require(needed)
+    _require((*EXPORT_PACKAGES, "onnxruntime") if with_runtime else EXPORT_PACKAGES)
 
 
-def require_quantize_extra() -> None:
+def require_quantize_packages() -> None:
     """Raise RuntimeUnavailableError when a package that quantizing needs is missing; torch is none of them."""
     _require(_QUANTIZE_PACKAGES)
 

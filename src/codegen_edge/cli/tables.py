@@ -1,0 +1,71 @@
+"""Reports as tables and lines for the terminal."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from codegen_edge.evaluation.parity.compare import ParityReport
+
+
+def parity_table(report: ParityReport) -> Table:
+    """The report as a table for the terminal."""
+    from rich.box import SIMPLE
+    from rich.table import Table
+
+    title = f"{report.runtime} against the reference, {report.num_prompts} prompts, {report.num_steps} steps each"
+    table = Table(title=title, title_justify="left", box=SIMPLE)
+    table.add_column("fed as")
+    for column in ("positions", "max |Δ|", "limit", "top-1", "near ties", "equal"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for comparison in report.comparisons:
+        table.add_row(
+            comparison.scenario,
+            str(comparison.positions),
+            f"{comparison.max_abs_error:.1e}",
+            f"{comparison.limit:.1e}",
+            f"{comparison.top1_agreement:.2%}",
+            str(comparison.near_ties),
+            "yes" if comparison.is_equal else "NO",
+        )
+    return table
+
+
+def budget_line(budget: dict[str, Any]) -> str:
+    """What a budget kept at 8 bits, and why, in a sentence."""
+    kept = budget["kept_at_8_bits"]
+    worth = {each["name"]: each["mean_kl"] for each in budget["sensitivities"]}
+    named = ", ".join(f"{name.removesuffix('.weight')} (alone: KL {worth[name]:.1e})" for name in kept) or "none"
+    reached = f"KL {budget['reached_kl']:.1e} of {budget['budget_kl']:.1e} allowed"
+    return f"kept at 8 bits, {len(kept)} of {len(worth)} matrices, by divergence saved for a byte: {named}; {reached}"
+
+
+def tensor_table(report: dict[str, Any]) -> Table:
+    """A quantization report's matrices as a table; equal rows of many layers are put together."""
+    from rich.box import SIMPLE
+    from rich.table import Table
+
+    table = Table(title=f"{report['scheme']}, matrix by matrix", title_justify="left", box=SIMPLE)
+    table.add_column("matrices")
+    for column in ("relative error", "bytes before", "after"):
+        table.add_column(column, justify="right", no_wrap=True)
+    table.add_column("stored as")
+    table.add_column("why")
+    kinds: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for tensor in report["tensors"]:
+        key = (tensor["name"].split(".")[-2], tensor["form"], tensor["reason"])
+        kinds.setdefault(key, []).append(tensor)
+    for (kind, form, reason), tensors in kinds.items():
+        errors = [tensor["relative_error"] for tensor in tensors]
+        span = f"{min(errors):.2%}" if len(errors) == 1 else f"{min(errors):.2%} … {max(errors):.2%}"
+        table.add_row(
+            kind if len(tensors) == 1 else f"{len(tensors)} × {kind}",
+            span,
+            f"{sum(tensor['bytes_before'] for tensor in tensors):,}",
+            f"{sum(tensor['bytes_after'] for tensor in tensors):,}",
+            form,
+            reason,
+        )
+    return table

@@ -1,0 +1,110 @@
+"""Checkpoint to bundle, compared with its reference before it appears."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from codegen_edge.bundle import Bundle, contract
+from codegen_edge.bundle.storage import check_target
+from codegen_edge.errors import ParityError
+from codegen_edge.evaluation.parity.compare import ParityReport
+from codegen_edge.quantization.report import QuantizationReport
+from codegen_edge.workflows.packages import require_export_packages
+from codegen_edge.workflows.progress import OnStage, silent
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Exported:
+    """What `export` made.
+
+    Attributes:
+        bundle: at its place.
+        parity: the comparison with the reference; None where it was not asked for, or the precision is not "fp32".
+        quantization: what was done to every matrix and to the whole model; None for "fp32".
+    """
+
+    bundle: Bundle
+    parity: ParityReport | None = None
+    quantization: QuantizationReport | None = None
+
+
+def export(
+    checkpoint: str | Path,
+    out: str | Path,
+    *,
+    task: contract.Task = "text-generation",
+    target: contract.Target = "ort",
+    precision: str = contract.FULL_PRECISION,
+    revision: str | None = None,
+    offline: bool = False,
+    overwrite: bool = False,
+    verify: bool = True,
+    on_stage: OnStage = silent,
+) -> Exported:
+    """Export a CodeGen checkpoint to ONNX and prove the result equal to it.
+
+    Memory: below 1.2 GB plus three times the largest tensor; comparing needs what the reference model in float32 needs.
+
+    Args:
+        checkpoint: a folder with config.json, weights and tokenizer files; a hub id such as
+            "Salesforce/codegen-350M-mono"; or the name of the checkpoint that ships, "codegen-5M-mono".
+        out: the bundle's folder; it appears whole or not at all.
+        task: "text-generation" (with KV cache) or "feature-extraction" (the last hidden state).
+        target: "ort" for ONNX Runtime, "tensorrt" for engines.
+        precision: "fp32", or the name of a quantization scheme, applied while the weights are streamed.
+        revision: branch, tag or commit of a hub id; None takes main.
+        offline: use the hub's local cache only.
+        overwrite: whether a bundle that is there may be replaced; it stays until the new one is whole.
+        verify: compare with the reference, which must fit in memory: every logit for "fp32", distributions over
+            held-out programs otherwise.
+        on_stage: called with the progress.
+
+    Returns:
+        The bundle, and what the comparison found.
+
+    Raises:
+        InvalidInputError: `out` exists and may not be replaced; an argument is wrong.
+        CheckpointError: the checkpoint is unsound, of another model, or cannot be fetched.
+        NumericsError: a weight is NaN or infinite.
+        ParityError: the export is not equal to the checkpoint; nothing was written. It has the report.
+        RuntimeUnavailableError: a package of the export extra is missing or of a version that does not work.
+        StorageError: the disk is full.
+    """
+    check_target(Path(out), overwrite=overwrite)
+    require_export_packages(with_runtime=verify)
+    from codegen_edge.exporter import Checkpoint, ExportOptions, export_checkpoint, locate_checkpoint
+
+    on_stage("locating the checkpoint", 0, None)
+    located = locate_checkpoint(str(checkpoint), revision=revision, offline=offline)
+    options = ExportOptions(task=task, target=target, precision=precision, overwrite=overwrite)
+    on_stage("tracing", 0, None)
+
+    def on_weights(done: int, total: int) -> None:
+        on_stage("weights", done, total)
+
+    if precision != contract.FULL_PRECISION:
+        from codegen_edge.workflows.export_quantized import DEFAULT_MEASURE_TOKENS, export_quantized
+
+        measure_tokens = DEFAULT_MEASURE_TOKENS if verify else 0
+        bundle, report = export_quantized(located, out, options, measure_tokens=measure_tokens, on_progress=on_weights)
+        return Exported(bundle=bundle, quantization=report)
+    parity: ParityReport | None = None
+
+    def prove(bundle: Bundle, reference: Checkpoint) -> dict[str, Any]:
+        from codegen_edge.evaluation.parity.verify import verdict_of, verify_bundle
+
+        nonlocal parity
+        on_stage("comparing every step with the reference", 0, None)
+        parity = verify_bundle(bundle, reference)
+        if not parity.is_equal:
+            raise ParityError(
+                f"the export is not equal to the reference ({parity.first_failure}); nothing was written",
+                hint="--no-verify writes it all the same",
+                report=parity,
+            )
+        return verdict_of(parity, bundle, bundle.manifest.source)
+
+    bundle = export_checkpoint(located, out, options, prove=prove if verify else None, on_progress=on_weights)
+    return Exported(bundle=bundle, parity=parity)
