@@ -14,6 +14,7 @@ from codegen_edge.generation.rules import ScoreRules
 
 # Ids whose weight is below this share of the likeliest one's are looked at only where the others do not suffice.
 _RARE = (1e-4, 1e-7)
+_LOST_EXPONENT = 50.0  # e^-50 times the vocabulary is below half of float64's last digit of 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,14 +155,18 @@ def kept_ids(logits: NDArray[np.float32], params: GenerationParams) -> tuple[NDA
         logits: [V] float32, the largest one finite.
         params: `temperature` must be above 0.
     """
+    largest = logits.max()
+    # Whatever is below has a weight of less than e^-50 of the largest one's: all of them together are lost in the
+    # rounding of a float64 sum that holds it. At low temperatures that is nearly the whole vocabulary.
+    ids = np.flatnonzero(logits >= np.float64(largest) - _LOST_EXPONENT * params.temperature)
     # Subtract before dividing: a tiny temperature then gives -inf, never inf - inf.
     with np.errstate(over="ignore"):
-        scaled = ((logits - logits.max()) / np.float64(params.temperature)).astype(np.float64)
-    ids = np.arange(len(scaled))
+        scaled = ((logits[ids] - largest) / np.float64(params.temperature)).astype(np.float64)
     if 0 < params.top_k < len(scaled):
         # Ties with the k-th stay, as in transformers.
-        ids = np.flatnonzero(scaled >= np.partition(scaled, -params.top_k)[-params.top_k])
-    weights = np.exp(scaled[ids])
+        is_kept = scaled >= np.partition(scaled, -params.top_k)[-params.top_k]
+        ids, scaled = ids[is_kept], scaled[is_kept]
+    weights = np.exp(scaled)
     probabilities: NDArray[np.float64] = weights / weights.sum()
     if params.top_p < 1:
         ids, probabilities = _kept(ids, probabilities, _in_top_p(probabilities, params.top_p))

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from training.training import TrainingSettings
+from training.settings import TrainingSettings
 
 CURVE_FILE = "loss_curve.svg"
 

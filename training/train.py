@@ -26,16 +26,10 @@ from codegen_edge.cli.console import stderr
 from codegen_edge.errors import CodegenEdgeError, InvalidInputError, RuntimeUnavailableError, StorageError
 from codegen_edge.tokenizer import END_OF_TEXT
 from training.library_source import fingerprint, read_library, standard_library
+from training.settings import TrainingSettings
+from training.text import TrainingText, batches, byte_counts, encode, pack
 from training.tokenizer import train_tokenizer
-from training.training import (
-    Trainer,
-    TrainingSettings,
-    TrainingText,
-    batches,
-    byte_counts,
-    encode,
-    pack,
-)
+from training.training import Trainer
 
 _MEASURE_EVERY_STEPS = 100
 _MEASURED_ROWS = 48  # of each split: some 80 kB of text

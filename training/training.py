@@ -1,12 +1,10 @@
-"""Training a CodeGenForCausalLM: the settings, the model, the order of the text, one step, the saved state."""
+"""Training a CodeGenForCausalLM: the model, one step, the saved state."""
 
 from __future__ import annotations
 
 import io
-import itertools
 import math
 import pickle
-from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,14 +12,15 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from tokenizers import Tokenizer
 from torch.nn import functional
 
 from codegen_edge.bundle.storage import replace_file
-from codegen_edge.errors import CheckpointError, InvalidInputError
-from codegen_edge.tokenizer import END_OF_TEXT
+from codegen_edge.errors import CheckpointError
 from training.muon import Muon
+from training.settings import SHAPE, TrainingSettings
 
+# What a state must agree in to be gone on with, beside the shape.
+_PLAN = ("tokenizer_vocab_size", "batch_size", "seed")
 _WARMUP_STEPS = 40
 _DECAY_SHARE = 0.6  # of the steps, at the end, in which the step length falls to zero
 _ADAM_LR = 5e-3  # embedding table, LM head, biases and norms
@@ -30,105 +29,6 @@ _SECOND_STAGE_SHARE = 0.3  # of the step length, at the start of the second stag
 # Without it the matrices grow with every step of Muon, scores of attention reach the hundreds, and the model then
 # turns the least rounding of a weight into another choice of key: it could not be quantized well.
 _WEIGHT_DECAY = 0.1  # of every matrix, times the step length
-
-_PROMPT_CHARACTERS = 32  # within which a short row's text is cut
-
-# As byte-level BPE writes them; runs of spaces and tabs are written as they are.
-_NEWLINE, _WHITESPACE = "Ċ", "ĊĠĉ \t"
-
-# What a state must agree in to be gone on with.
-_SHAPE = ("n_layer", "n_embd", "n_head", "rotary_dim", "n_positions", "vocab_size")
-_PLAN = ("tokenizer_vocab_size", "batch_size", "seed")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingSettings:
-    """What is trained, and for how long. The shape has the hub's names.
-
-    Attributes:
-        tokenizer_vocab_size: ids that byte-level BPE may use, before `<|endoftext|>` and the runs are added.
-        batch_size: rows of `n_positions` tokens in a step.
-        num_steps: steps of the first stage, over rows of `n_positions` tokens cut anywhere.
-        num_second_steps: steps of the second stage, every other one over rows of a quarter that begin where a statement
-            at the left margin begins, their text cut as a prompt's end cuts it. Without them the model hardly ever sees
-            so little past as a short prompt gives, nor a lone space as its last token, and what it writes is noise.
-        seed: of the weights and of the order of the text.
-    """
-
-    n_layer: int = 4
-    n_embd: int = 256
-    n_head: int = 4
-    rotary_dim: int = 32
-    n_positions: int = 512
-    vocab_size: int = 4096
-    tokenizer_vocab_size: int = 4000
-    batch_size: int = 8
-    num_steps: int = 2400
-    num_second_steps: int = 600
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        for name in (*_SHAPE, "tokenizer_vocab_size", "batch_size", "num_steps"):
-            if getattr(self, name) < 1:
-                raise InvalidInputError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.num_second_steps < 0:
-            raise InvalidInputError(f"num_second_steps must be at least 0, got {self.num_second_steps}")
-        if self.n_head % 4 or self.n_embd % self.n_head:
-            raise InvalidInputError(f"n_head must be a multiple of 4 that divides n_embd, got {self.n_head}")
-        if self.rotary_dim % 2 or self.rotary_dim > self.n_embd // self.n_head:
-            raise InvalidInputError(f"rotary_dim must be even and at most n_embd / n_head, got {self.rotary_dim}")
-        if self.tokenizer_vocab_size < 256 or self.tokenizer_vocab_size + 39 > self.vocab_size:
-            raise InvalidInputError(
-                "tokenizer_vocab_size must be at least the 256 bytes and, with the 39 added tokens, at most "
-                f"vocab_size, got {self.tokenizer_vocab_size}"
-            )
-
-    @property
-    def tokens_per_step(self) -> int:
-        """Tokens predicted in a step."""
-        return self.batch_size * self.n_positions
-
-    @property
-    def total_steps(self) -> int:
-        """Steps of both stages."""
-        return self.num_steps + self.num_second_steps
-
-    @property
-    def short_length(self) -> int:
-        """Tokens of a short row."""
-        return max(1, self.n_positions // 4)
-
-    def is_short(self, step: int) -> bool:
-        """Whether `step`, counted from 0, is over short rows."""
-        return step >= self.num_steps and (step - self.num_steps) % 2 == 0
-
-    def config(self, end_of_text_id: int) -> dict[str, Any]:
-        """config.json as on the hub."""
-        return {
-            "activation_function": "gelu_new",
-            "architectures": ["CodeGenForCausalLM"],
-            "attn_pdrop": 0.0,
-            "bos_token_id": end_of_text_id,
-            "embd_pdrop": 0.0,
-            "eos_token_id": end_of_text_id,
-            "initializer_range": 0.02,
-            "layer_norm_epsilon": 1e-05,
-            "model_type": "codegen",
-            "n_ctx": self.n_positions,
-            "n_embd": self.n_embd,
-            "n_head": self.n_head,
-            "n_inner": None,
-            "n_layer": self.n_layer,
-            "n_positions": self.n_positions,
-            "resid_pdrop": 0.0,
-            "rotary_dim": self.rotary_dim,
-            "scale_attn_weights": True,
-            "tie_word_embeddings": False,
-            "tokenizer_class": "CodeGenTokenizer",
-            "torch_dtype": "float16",
-            "use_cache": True,
-            "vocab_size": self.vocab_size,
-        }
 
 
 def new_model(settings: TrainingSettings, end_of_text_id: int) -> Any:
@@ -150,70 +50,6 @@ def _causal_attention(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attention_mask: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, None]:
     return functional.scaled_dot_product_attention(query, key, value, is_causal=True), None
-
-
-def pack(documents: Iterable[NDArray[np.int64]], length: int, generator: np.random.Generator) -> NDArray[np.int64]:
-    """Join `documents` in random order, cut them to rows [N, length + 1] that overlap by a token, and mix those."""
-    shuffled = list(documents)
-    generator.shuffle(shuffled)
-    stream = np.concatenate(shuffled)
-    num_rows = (len(stream) - 1) // length
-    if num_rows < 1:
-        raise InvalidInputError(f"a split of {len(stream)} tokens is less than one row of {length}")
-    starts = np.arange(num_rows) * length
-    generator.shuffle(starts)
-    rows: NDArray[np.int64] = stream[starts[:, None] + np.arange(length + 1)]
-    return rows
-
-
-def batches(text: TrainingText, settings: TrainingSettings, first: int) -> Iterator[NDArray[np.int64]]:
-    """The batches [B, T + 1] of steps `first`, `first` + 1, …; which text a step sees depends on the seed alone."""
-    long = _long_batches(text.documents, settings)
-    stream = np.concatenate(text.documents)
-    for step in itertools.count():
-        if not settings.is_short(step):
-            batch = next(long)
-            if step >= first:
-                yield batch
-        elif step >= first:
-            yield _short_batch(text, stream, settings, np.random.default_rng((settings.seed, step, 1)))
-
-
-def _short_batch(
-    text: TrainingText, stream: NDArray[np.int64], settings: TrainingSettings, generator: np.random.Generator
-) -> NDArray[np.int64]:
-    """[B', short_length + 1] with as many tokens as a batch of long rows, each begun at a statement and tokenized as if
-    its first characters were the prompt."""
-    length = settings.short_length + 1
-    source = 2 * length  # a text cut in two may make fewer tokens, never half
-    starts = text.statement_starts[text.statement_starts < len(stream) - source]
-    if not len(starts):
-        raise InvalidInputError(f"the training text has no statement with {source} tokens behind it")
-    rows = []
-    for start in generator.choice(starts, settings.tokens_per_step // settings.short_length):
-        ids = stream[start : start + source]
-        characters = text.tokenizer.decode(ids.tolist(), skip_special_tokens=False)
-        cut = _prompt_end(characters, generator)
-        parts = text.tokenizer.encode_batch_fast([characters[:cut], characters[cut:]], add_special_tokens=False)
-        rows.append([*parts[0].ids, *parts[1].ids][:length])
-    return np.array(rows, np.int64)
-
-
-def _prompt_end(characters: str, generator: np.random.Generator) -> int:
-    """Where a prompt that begins these characters might end: one time in two behind a space."""
-    spaces = [n for n, character in enumerate(characters[:_PROMPT_CHARACTERS], 1) if character == " "]
-    if spaces and generator.random() < 0.5:
-        return int(generator.choice(spaces))
-    return int(generator.integers(1, _PROMPT_CHARACTERS + 1))
-
-
-def _long_batches(documents: list[NDArray[np.int64]], settings: TrainingSettings) -> Iterator[NDArray[np.int64]]:
-    for epoch in itertools.count():
-        rows = pack(documents, settings.n_positions, np.random.default_rng((settings.seed, epoch)))
-        if len(rows) < settings.batch_size:
-            raise InvalidInputError(f"the training text makes {len(rows)} rows, fewer than a batch")
-        for start in range(0, len(rows) - settings.batch_size + 1, settings.batch_size):
-            yield rows[start : start + settings.batch_size]
 
 
 @dataclass(slots=True)
@@ -332,7 +168,7 @@ class Trainer:
         except (OSError, RuntimeError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as exc:
             raise CheckpointError(f"{path} is damaged ({type(exc).__name__}); remove it to start anew") from exc
         mine = asdict(self.settings)
-        for names, what in ((_SHAPE, "a checkpoint of another shape"), (_PLAN, "a run of another plan")):
+        for names, what in ((SHAPE, "a checkpoint of another shape"), (_PLAN, "a run of another plan")):
             differing = [
                 f"{name} {settings.get(name)}, now {mine[name]}" for name in names if settings.get(name) != mine[name]
             ]
@@ -367,45 +203,3 @@ def learning_rate_share(step: int, settings: TrainingSettings) -> float:
     up = (step + 1) / _WARMUP_STEPS
     down = (settings.num_steps - step) / max(1.0, _DECAY_SHARE * settings.num_steps)
     return min(1.0, up, down)
-
-
-@dataclass(frozen=True, slots=True)
-class TrainingText:
-    """Text as ids.
-
-    Attributes:
-        tokenizer: that made the ids.
-        documents: `<|endoftext|>` and the ids of each text.
-        statement_starts: [N] where in the joined documents a line begins at the left margin, or a file.
-    """
-
-    tokenizer: Tokenizer
-    documents: list[NDArray[np.int64]]
-    statement_starts: NDArray[np.int64]
-
-
-def encode(tokenizer: Tokenizer, texts: list[str]) -> TrainingText:
-    """Encode the texts of a split."""
-    end_of_text_id = tokenizer.token_to_id(END_OF_TEXT)
-    documents = [
-        np.array([end_of_text_id, *encoding.ids], np.int64)
-        for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-    ]
-    ends_line = np.zeros(tokenizer.get_vocab_size(), bool)
-    is_margin = np.zeros_like(ends_line)  # whether what begins with this token stands at the margin
-    for token, token_id in tokenizer.get_vocab(with_added_tokens=True).items():
-        ends_line[token_id] = token.endswith(_NEWLINE)
-        is_margin[token_id] = token[0] not in _WHITESPACE
-    ends_line[end_of_text_id] = True
-    stream = np.concatenate(documents)
-    begins_statement = ends_line[stream[:-1]] & is_margin[stream[1:]]
-    starts = np.flatnonzero(begins_statement) + 1
-    return TrainingText(tokenizer, documents, starts)
-
-
-def byte_counts(tokenizer: Tokenizer, vocab_size: int) -> torch.Tensor:
-    """[V] int64, the bytes that each id stands for: in byte-level BPE every letter of a token is one byte."""
-    counts = torch.zeros(vocab_size, dtype=torch.int64)
-    for token, token_id in tokenizer.get_vocab(with_added_tokens=True).items():
-        counts[token_id] = 0 if token == END_OF_TEXT else len(token)
-    return counts

@@ -12,17 +12,10 @@ import torch
 
 from codegen_edge.errors import CheckpointError, InvalidInputError
 from training.muon import Muon, orthogonalized
+from training.settings import TrainingSettings
+from training.text import batches, byte_counts, encode, pack
 from training.tokenizer import train_tokenizer
-from training.training import (
-    Trainer,
-    TrainingSettings,
-    batches,
-    byte_counts,
-    encode,
-    learning_rate_share,
-    new_model,
-    pack,
-)
+from training.training import Trainer, learning_rate_share, new_model
 
 SETTINGS = TrainingSettings(
     n_layer=2,
