@@ -179,7 +179,7 @@ def measure_session(model: Model) -> dict[str, Any]:
 
 
 def measure_scheme(model: Model) -> dict[str, Any]:
-    """All that the 350M shape can tell."""
+    """All figures of the 350M shape."""
     runtime = model.runtime
     parts: dict[str, Callable[[], dict[str, Any]]] = {
         "overhead": lambda: measure_overhead(runtime),

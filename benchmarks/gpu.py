@@ -4,7 +4,7 @@ Our runtimes cuda and tensorrt, in fp16, int8 and int4, beside transformers' own
 in float16, on checkpoints of random weights. Beside every time stands what the memory alone would take: the bytes that
 a step must read, over the bandwidth that a copy reaches in the same run.
 
-What cannot be had on the machine is told and left out; a failure is written down in its row, and the others go on.
+What cannot be had on the machine is reported and left out; a failure is written down in its row, and the others go on.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Run:
     Attributes:
         path: of the result.
         folder: for checkpoints and bundles.
-        bandwidth: bytes a second that a copy on the device reads and writes.
+        bandwidth: bytes per second that a copy on the device reads and writes.
         result: for JSON.
     """
 
@@ -76,7 +76,7 @@ class Run:
 
 
 def measure_bandwidth(device: CudaDevice) -> float:
-    """Bytes a second of a copy of 1 GiB on the device; it reads and writes each."""
+    """Bytes per second of a copy of 1 GiB on the device; it reads and writes each."""
     num_bytes = 1 << 30
     source = device.zeros((1, 1, num_bytes // 1024, 1024), np.int8)
     target = device.zeros(source.shape, np.int8)
@@ -153,7 +153,7 @@ def built(run: Run, bundle: Bundle, runtime: str, batch_size: int) -> Bundle:
     return build_engines(bundle, out, EngineBuilder(load_tensorrt()), options, overwrite=True)
 
 
-def told(exc: Exception) -> dict[str, Any]:
+def failure(exc: Exception) -> dict[str, Any]:
     """A failure for its row: whatever a library raises on a machine that nobody has seen, the others go on."""
     return {"error": f"{type(exc).__name__}: {' '.join(str(exc).split())[:300]}"}
 
@@ -164,7 +164,7 @@ def rows_of(run: Run, shape: str, runtime: str, precision: str, batch_sizes: tup
     try:
         bundle = export(run, shape, runtime, precision)
     except Exception as exc:
-        run.add(head | told(exc))
+        run.add(head | failure(exc))
         return
     config = bundle.manifest.model
     weights = bytes_read_by_a_step(bundle)
@@ -185,7 +185,7 @@ def rows_of(run: Run, shape: str, runtime: str, precision: str, batch_sizes: tup
                     opened.close()
                     del opened
             except Exception as exc:
-                row |= told(exc)
+                row |= failure(exc)
             run.add(row)
     shutil.rmtree(bundle.path)
 
@@ -204,7 +204,7 @@ def torch_rows(run: Run, shape: str, batch_sizes: tuple[int, ...]) -> None:
     try:
         model = CodeGenForCausalLM.from_pretrained(run.folder / shape, dtype=torch.float16).to("cuda").eval()
     except Exception as exc:
-        run.add({"shape": shape, "runtime": "torch", **told(exc)})
+        run.add({"shape": shape, "runtime": "torch", **failure(exc)})
         return
     table = model.get_input_embeddings().weight
     weights = sum(each.numel() * each.element_size() for each in model.parameters() if each is not table)
@@ -216,7 +216,7 @@ def torch_rows(run: Run, shape: str, batch_sizes: tuple[int, ...]) -> None:
             timed = torch.compile(model, dynamic=True) if kind == "torch compile" else model
             row |= figures(run, *time_torch(timed, batch_size), batch_size, weights, kv_bytes)
         except Exception as exc:
-            row |= told(exc)
+            row |= failure(exc)
         run.add(row)
         torch._dynamo.reset()
     del model
@@ -226,7 +226,7 @@ def torch_rows(run: Run, shape: str, batch_sizes: tuple[int, ...]) -> None:
 def figures(
     run: Run, prefill_ms: float, decode_ms: float, batch_size: int, weight_bytes: int, kv_bytes: int
 ) -> dict[str, Any]:
-    """For a row: times, tokens a second, and the share of what the memory would allow."""
+    """For a row: times, tokens per second, and the share of what the memory would allow."""
     roofline_ms = run.roofline_ms(weight_bytes, kv_bytes)
     return {
         "prefill_ms": round(prefill_ms, 3),
@@ -238,7 +238,7 @@ def figures(
 
 
 def usable_runtimes(wanted: tuple[str, ...]) -> Iterator[str]:
-    """Those of `wanted` that this machine has; the others are told, with what mends them."""
+    """Those of `wanted` that this machine has; the others are reported, with what repairs them."""
     findings = {finding.part: finding for finding in diagnose()}
     for name in wanted:
         finding = findings[f"runtime {name}"]
@@ -249,7 +249,7 @@ def usable_runtimes(wanted: tuple[str, ...]) -> Iterator[str]:
 
 
 def require_gpu() -> Gpu:
-    """The first GPU; without one the command ends, telling what is missing."""
+    """The first GPU; without one the command ends and says what is missing."""
     try:
         return list_gpus()[0]
     except CodegenEdgeError as exc:

@@ -93,7 +93,7 @@ def interleave(
 
 
 def is_difference(ratio: Spread, noise: float) -> bool:
-    """Whether a ratio tells a difference: beyond the noise in the median, and on one side of 1 in every round."""
+    """Whether a ratio is a difference: beyond the noise in the median, and on one side of 1 in every round."""
     return abs(ratio.median - 1) > noise and (ratio.low > 1 or ratio.high < 1)
 
 

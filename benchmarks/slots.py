@@ -1,8 +1,8 @@
 """What a server's batch costs beside its steps: python -m benchmarks.slots.
 
-Rows that leave and join a batch of fixed slots, over KV buffers of the 350M shape and 500 tokens a row, and the choice
-of the next tokens of 8 rows. No model is needed: keys, values and logits are random. Rounds are interleaved with those
-of the way it was done before, `select` and `join` of a batch that grows.
+Rows that leave and join a batch of fixed slots, over KV buffers of the 350M shape and 500 tokens per row; the growth
+from 8 to 16 rows of a batch without slots; and the choice of the next tokens of 8 rows. No model is needed: keys,
+values and logits are random.
 """
 
 from __future__ import annotations

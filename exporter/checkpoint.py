@@ -22,7 +22,7 @@ from codegen_edge.tokenizer import END_OF_TEXT
 _FAULTY_EOS = 2
 # (n_layer, n_embd) of CodeGen2-1B and -3.7B, whose qkv has 8 partitions; the stock class computes garbage.
 _EIGHT_PARTITIONS = ((16, 2048), (16, 4096))
-# CodeGen2's configs of those sizes name head_dim; CTranslate2's converter tells them by it, too.
+# CodeGen2's configs of those sizes name head_dim; CTranslate2's converter recognizes them by it as well.
 _EIGHT_PARTITION_HEAD_DIMS = (128, 256)
 _WEIGHT_DTYPES = {torch.float16, torch.bfloat16, torch.float32}
 _MAX_NAMED = 5  # tensors named in an error; the rest is counted
@@ -45,17 +45,17 @@ _CONFIG_KEYS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """An opened checkpoint, sound in all that can be told without reading the weights.
+    """An opened checkpoint, sound as far as can be seen without reading the weights.
 
     Attributes:
         folder: where it lies.
         model: the model's shape.
-        hub_config: the mended config in the hub's names, without what only training needs.
+        hub_config: the repairs config in the hub's names, without what only training needs.
         weights: tensors by the names of CodeGenForCausalLM, buffers dropped.
         stored_names: name in the files by the name of CodeGenForCausalLM.
         is_tied: whether the LM head is the embedding table.
         tokenizer_files: content by file name, `tokenizer.json` among them.
-        mended: what was put right, one sentence each.
+        repairs: what was put right, one sentence each.
     """
 
     folder: Path
@@ -65,7 +65,7 @@ class Checkpoint:
     stored_names: dict[str, str]
     is_tied: bool
     tokenizer_files: dict[str, bytes]
-    mended: tuple[str, ...]
+    repairs: tuple[str, ...]
 
     @property
     def weights_dtype(self) -> str:
@@ -88,7 +88,7 @@ class Checkpoint:
             revision=revision,
             sha256=digest.hexdigest(),
             weights_dtype=self.weights_dtype,
-            mended=self.mended,
+            repairs=self.repairs,
         )
 
 
@@ -113,7 +113,7 @@ def open_checkpoint(folder: str | Path) -> Checkpoint:
     _check_supported(config)
     _check_values(config)
     tokenizer = load_tokenizer_files(folder)
-    mended = _mend(config, tokenizer.end_of_text_id)
+    repairs = _repair(config, tokenizer.end_of_text_id)
     model = ModelConfig.from_dict(config)
     if tokenizer.vocab_size > model.vocab_size:
         raise CheckpointError(
@@ -125,7 +125,7 @@ def open_checkpoint(folder: str | Path) -> Checkpoint:
     wants_tie = config.get("tie_word_embeddings", False)
     is_tied = wants_tie and layout.LM_HEAD not in stored_names
     if wants_tie and not is_tied:
-        mended += (f"tie_word_embeddings was true; took the {layout.LM_HEAD} that is stored",)
+        repairs += (f"tie_word_embeddings was true; took the {layout.LM_HEAD} that is stored",)
     _check_tensors(weights, stored_names, model, is_tied=is_tied)
     hub_config = {key: config[key] for key in _CONFIG_KEYS if key in config} | {"tie_word_embeddings": is_tied}
     return Checkpoint(
@@ -136,7 +136,7 @@ def open_checkpoint(folder: str | Path) -> Checkpoint:
         stored_names=stored_names,
         is_tied=is_tied,
         tokenizer_files=tokenizer.files,
-        mended=mended,
+        repairs=repairs,
     )
 
 
@@ -168,23 +168,23 @@ def _check_values(config: dict[str, Any]) -> None:
         raise UnsupportedModelError(f"config.json: tie_word_embeddings must be true or false, got {is_tied!r}")
 
 
-def _mend(config: dict[str, Any], end_of_text_id: int | None) -> tuple[str, ...]:
+def _repair(config: dict[str, Any], end_of_text_id: int | None) -> tuple[str, ...]:
     """Put known faults of old files right, in place; return what was done."""
-    mended = []
+    repairs = []
     for name, other in (("n_positions", "n_ctx"), ("n_ctx", "n_positions")):
         if config.get(name) is None and config.get(other) is not None:
             config[name] = config[other]
-            mended.append(f"{name} was missing; took {other}, {config[other]}")
+            repairs.append(f"{name} was missing; took {other}, {config[other]}")
     eos = config.get("eos_token_id")
     if end_of_text_id is not None and eos != end_of_text_id and eos in (_FAULTY_EOS, None):
         config["eos_token_id"] = end_of_text_id
-        mended.append(f"eos_token_id was {eos}; {END_OF_TEXT} is {end_of_text_id}")
+        repairs.append(f"eos_token_id was {eos}; {END_OF_TEXT} is {end_of_text_id}")
     # The hub's configs say 1, which is '"'. The tokenizer's beginning of text is its end of text.
     bos = config.get("bos_token_id")
     if bos != config.get("eos_token_id"):
         config["bos_token_id"] = config.get("eos_token_id")
-        mended.append(f"bos_token_id was {bos}; {END_OF_TEXT} is {config['bos_token_id']}")
-    return tuple(mended)
+        repairs.append(f"bos_token_id was {bos}; {END_OF_TEXT} is {config['bos_token_id']}")
+    return tuple(repairs)
 
 
 def _names_in_model(weights: WeightFiles) -> dict[str, str]:

@@ -89,7 +89,7 @@ def _genai_config(checkpoint: Checkpoint) -> dict[str, Any]:
 def _model_card(checkpoint: Checkpoint, task: contract.Task, source: Source) -> str:
     model = checkpoint.model
     revision = f" (revision `{source.revision}`)" if source.revision else ""
-    mended = "".join(f"- {sentence}\n" for sentence in source.mended) or "- nothing\n"
+    repairs = "".join(f"- {sentence}\n" for sentence in source.repairs) or "- nothing\n"
     return f"""---
 library_name: codegen-edge
 pipeline_tag: {task}
@@ -107,7 +107,7 @@ Made of the CodeGen checkpoint `{source.name}`{revision} by codegen-edge. The li
 
 Put right in the source's files:
 
-{mended}
+{repairs}
 ## Use
 
     codegen-edge generate THIS_FOLDER --prompt "def hello_world():"

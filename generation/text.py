@@ -49,16 +49,16 @@ class Cut:
         """How much of a `text` that is not cut will be there whatever follows."""
         if self._patterns:
             return 0  # a regular expression may yet match from anywhere
-        held = 0
+        withheld = 0
         for stop in self._stop:
             longest = min(len(stop) - 1, len(text))
             beginnings = (length for length in range(longest, 0, -1) if text.endswith(stop[:length]))
-            held = max(held, next(beginnings, 0))
+            withheld = max(withheld, next(beginnings, 0))
         if self._blocks:
             last_line = text[text.rfind("\n") + 1 :]
             if any(word.startswith(last_line) for word in _BLOCK_STARTS):
-                held = max(held, len(last_line))
-        return len(text) - held
+                withheld = max(withheld, len(last_line))
+        return len(text) - withheld
 
 
 class TextAssembler:
@@ -68,7 +68,7 @@ class TextAssembler:
 
     Args:
         tokenizer: gives the bytes of each token.
-        cut: where the text ends by its content; `is_stopped` tells that it did.
+        cut: where the text ends by its content; `is_stopped` says that it did.
     """
 
     def __init__(self, tokenizer: Tokenizer, cut: Cut | None = None) -> None:

@@ -37,10 +37,10 @@ class QuantizeOptions:
     Attributes:
         scheme: a name in SCHEMES.
         block_size: weights of a row that share a scale; None takes the scheme's own.
-        is_symmetric: False stores a zero point a block; None takes the scheme's own.
+        is_symmetric: False stores a zero point for each block; None takes the scheme's own.
         method: how int4 codes are chosen: "round", "search" or "gptq".
         kept_at_8_bits: names of matrices that int4 keeps at 8 bits; None keeps the LM head.
-        kv_cache: "fp32", or "int8" for a cache of a quarter of the size.
+        kv_cache: "float", or "int8" for a cache of a quarter of the size.
         overwrite: whether a bundle that is there may be replaced.
     """
 
@@ -49,7 +49,7 @@ class QuantizeOptions:
     is_symmetric: bool | None = None
     method: str = DEFAULT_METHOD
     kept_at_8_bits: frozenset[str] | None = None
-    kv_cache: contract.KVPrecision = "fp32"
+    kv_cache: contract.KVPrecision = "float"
     overwrite: bool = False
 
     def __post_init__(self) -> None:

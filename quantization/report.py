@@ -74,7 +74,7 @@ class QuantizationReport:
     Attributes:
         scheme: its name.
         options: its settings.
-        tensors: a row a matrix, in the order of the file.
+        tensors: one entry for each matrix, in the order of the file.
         damage: what it did to the model (`evaluation.damage`), or None when that was not measured.
         budget: how a budget was met, or None.
     """

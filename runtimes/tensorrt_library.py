@@ -67,7 +67,7 @@ def load_tensorrt(name: str | None = None) -> TensorRT:
         name: "tensorrt" or "tensorrt-rtx"; None takes whichever can be loaded, TensorRT first.
 
     Raises:
-        RuntimeUnavailableError: it is not installed, or cannot be loaded; tells the command that installs it.
+        RuntimeUnavailableError: it is not installed, or cannot be loaded; names the command that installs it.
     """
     names = list(LIBRARIES) if name is None else [name]
     failures = []
@@ -115,8 +115,8 @@ def collecting_logger(api: Any) -> Any:
     return Collector()
 
 
-def told_errors(logger: Any) -> str:
+def reported_errors(logger: Any) -> str:
     """The errors since the last call, as one line."""
-    told = "; ".join(dict.fromkeys(" ".join(message.split()) for message in logger.errors))
+    reported = "; ".join(dict.fromkeys(" ".join(message.split()) for message in logger.errors))
     logger.errors.clear()
-    return told or "the library gave no reason"
+    return reported or "the library gave no reason"

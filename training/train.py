@@ -143,7 +143,7 @@ def main(out: Path | None, work: Path, library: Path | None, threads: int, is_co
     python -m training.train
     """
     plan = TrainingSettings(**settings)
-    if importlib.util.find_spec("matplotlib") is None:  # told now, not after an hour
+    if importlib.util.find_spec("matplotlib") is None:  # reported now, not after an hour
         raise RuntimeUnavailableError("training draws its loss curve with matplotlib: pip install matplotlib")
     if threads:
         torch.set_num_threads(threads)

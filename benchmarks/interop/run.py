@@ -172,7 +172,7 @@ def run_client(client: Client, bundle: Bundle, prompts: TokenIds) -> dict[str, A
             text=True,
             check=True,
             cwd=client.folder,
-            # All that is needed lies in the folder, and nobody is told of it.
+            # All that is needed lies in the folder, and nothing points at it.
             env=os.environ | {"HF_HUB_OFFLINE": "1", "ORT_DISABLE_TELEMETRY": "1"},
             timeout=CLIENT_LIMIT_S,
         )

@@ -14,7 +14,7 @@ from codegen_edge.evaluation.parity.tolerances import Tolerance
 from codegen_edge.runtimes import Runtime
 
 DEFAULT_STEPS = 16
-"""Cached decode steps that `verify` compares after each prompt, unless told otherwise."""
+"""Cached decode steps that `verify` compares after each prompt, by default."""
 
 DEFAULT_PROMPTS = (
     "def hello_world():",

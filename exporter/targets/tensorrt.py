@@ -39,14 +39,14 @@ def build_graph(checkpoint: Checkpoint, task: contract.Task) -> TargetGraph:
         module = _Wrapper(fake_causal_lm(checkpoint, _static_attention, inputs), config, inputs)
         # Example sizes that differ from one another, so that no two axes are taken for one.
         batch_size, num_new, capacity = 2, 3, 11
-        batch, new, held = (torch.export.Dim(name) for name in ("batch", "new", "capacity"))
+        batch, new, length = (torch.export.Dim(name) for name in ("batch", "new", "capacity"))
         ids = torch.zeros(batch_size, num_new, dtype=torch.int64)
         past_length = torch.zeros(batch_size, dtype=torch.int64)
         buffers = [
             tuple(torch.empty(batch_size, config.num_heads, capacity, config.head_dim) for _ in range(2))
             for _ in range(config.num_layers)
         ]
-        shapes = ({0: batch, 1: new}, {0: batch}, [({0: batch, 2: held},) * 2 for _ in buffers])
+        shapes = ({0: batch, 1: new}, {0: batch}, [({0: batch, 2: length},) * 2 for _ in buffers])
         return module, (ids, past_length, buffers), shapes
 
     model = trace(make_call)
@@ -131,14 +131,14 @@ def _operator(
 
 def _name_graph(graph: Any, config: ModelConfig) -> None:
     places = [(layer, part) for layer in range(config.num_layers) for part in contract.KV_PARTS]
-    held: Axes = [contract.AXIS_BATCH, config.num_heads, contract.AXIS_CAPACITY, config.head_dim]
+    capacity: Axes = [contract.AXIS_BATCH, config.num_heads, contract.AXIS_CAPACITY, config.head_dim]
     graphs.name_values(
         graph.inputs,
         [contract.INPUT_IDS, contract.PAST_LENGTH, *(contract.past_name(*place) for place in places)],
-        [[contract.AXIS_BATCH, contract.AXIS_NEW], [contract.AXIS_BATCH], *([held] * len(places))],
+        [[contract.AXIS_BATCH, contract.AXIS_NEW], [contract.AXIS_BATCH], *([capacity] * len(places))],
     )
     graphs.name_values(
         graph.outputs,
         [contract.LOGITS, *(contract.present_name(*place) for place in places)],
-        [[contract.AXIS_BATCH, contract.AXIS_NEW, config.vocab_size], *([held] * len(places))],
+        [[contract.AXIS_BATCH, contract.AXIS_NEW, config.vocab_size], *([capacity] * len(places))],
     )

@@ -30,7 +30,7 @@ class DraftModel:
     def __init__(self, runtime: Runtime) -> None:
         self._runtime = runtime
         self._cache: KVCache | None = None
-        self._held: list[int] = []
+        self._cached: list[int] = []
         self._is_interrupted = False
         self._step_seconds: deque[float] = deque(maxlen=_TIMINGS)  # of steps of one token
 
@@ -57,9 +57,9 @@ class DraftModel:
             self._forget()
         if self._cache is None:
             self._cache = self._runtime.new_cache(1, config.context_length)
-        common = common_length(self._held, ids[:-1])
+        common = common_length(self._cached, ids[:-1])
         self._cache.rewind(0, common)
-        self._held = list(ids[:common])
+        self._cached = list(ids[:common])
         try:
             return self._drafted(ids, list(ids[common:]), count, chooser)
         except CancelledError:
@@ -67,19 +67,19 @@ class DraftModel:
             raise
 
     def _forget(self) -> None:
-        self._cache, self._held, self._is_interrupted = None, [], False
+        self._cache, self._cached, self._is_interrupted = None, [], False
 
     def _drafted(self, ids: Sequence[int], new: list[int], count: int, chooser: TokenChooser) -> list[int]:
         assert self._cache is not None
         drafted: list[int] = []
         while True:
-            # A long text that it has not read yet comes a chunk a step, so that deadlines and cancellation hold.
+            # A long text that it has not read yet comes one chunk per step, so that deadlines and cancellation hold.
             part, unread = new[:_CHUNK], new[_CHUNK:]
             started_at = time.perf_counter()
             logits = self._runtime.step(np.array([part], np.int64), self._cache)
             if len(part) == 1:
                 self._step_seconds.append(time.perf_counter() - started_at)
-            self._held += part
+            self._cached += part
             if np.isnan(logits).any():
                 raise NumericsError("the logits of the draft model are NaN: its checkpoint or its bundle is broken")
             if unread:

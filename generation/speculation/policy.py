@@ -88,10 +88,10 @@ class Speculator:
         self._shadow = []
 
     def _count(self) -> int:
-        """Drafts that promise the most tokens a second; 0 for a plain step."""
+        """Drafts that promise the most tokens per second; 0 for a plain step."""
         if self._pause:
             self._pause -= 1
-            return 0 if self._pause else 1  # only a trial can tell whether the text has changed
+            return 0 if self._pause else 1  # only a trial shows whether the text has changed
         if len(self._seconds.get(0, ())) < _PLAIN_FIRST:
             return 0
         medians = {count: median(seconds) for count, seconds in self._seconds.items()}

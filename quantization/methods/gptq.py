@@ -109,7 +109,7 @@ def _refine(
 
 
 def _corrections(moment: NDArray[np.float64]) -> Floats:
-    """Upper Cholesky factor [K, K] of the inverse of the damped moment: row j tells who pays for column j's error."""
+    """Upper Cholesky factor [K, K] of the inverse of the damped moment: row j says who pays for column j's error."""
     size = len(moment)
     diagonal = np.diagonal(moment)
     damping = _DAMPING * float(diagonal.mean()) or 1.0

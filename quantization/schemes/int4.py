@@ -15,7 +15,7 @@ BLOCK_SIZE = 64  # float32 scales add an eighth to the bytes of the codes
 _OUT_PROJ_BLOCK_SIZE = 32
 
 _REASONS = {
-    "embedding": "one row a token is read: its bytes are file size; its rows have no inputs to calibrate with",
+    "embedding": "one row per token is read: its bytes are file size; its rows have no inputs to calibrate with",
     "linear": "read for every token: its bytes are the speed",
     "lm_head": "read for every token: its bytes are the speed",
 }
@@ -38,8 +38,8 @@ def _choose(matrix: Matrix, options: PlanOptions) -> Planned:
         return int8.choose(matrix, kept, own=int8.BLOCK_SIZE, reason=_KEPT_BY_BUDGET_REASON)
     own = _OUT_PROJ_BLOCK_SIZE if matrix.name.endswith("attn.out_proj.weight") else BLOCK_SIZE
     block_size = options.fitting_block_size(matrix, own)
-    # A zero point a block is half a byte in 36, and the table is the one matrix that no method can calibrate; linear
-    # layers, which are read for every token, go without.
+    # A zero point for each block is half a byte in 36, and the table is the one matrix that no method can calibrate;
+    # linear layers, which are read for every token, go without.
     is_symmetric = matrix.kind != "embedding" if options.is_symmetric is None else options.is_symmetric
     grid = Grid(bits=4, block_size=block_size, is_symmetric=is_symmetric)
     has_no_inputs = matrix.kind == "embedding" and options.method in CALIBRATED_METHODS

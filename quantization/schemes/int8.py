@@ -15,7 +15,7 @@ BLOCK_SIZE = 128  # float32 scales add a thirty-second to the bytes of the codes
 _HEAD_BLOCK_SIZE = 32
 
 _REASONS = {
-    "embedding": "one row a token is read: its bytes are file size, not speed",
+    "embedding": "one row per token is read: its bytes are file size, not speed",
     "linear": "read for every token: its bytes are the speed",
     "lm_head": "read for every token: its bytes are the speed",
 }

@@ -52,11 +52,11 @@ def load_cuda_provider() -> Any:
         raise RuntimeUnavailableError(
             f"onnxruntime {ort.__version__} has no {PROVIDER}: pip uninstall -y onnxruntime, then {INSTALL}"
         )
-    told = io.StringIO()
-    with contextlib.redirect_stdout(told):  # it prints what it cannot load
+    reported = io.StringIO()
+    with contextlib.redirect_stdout(reported):  # it prints what it cannot load
         ort.preload_dlls()
-    if "Failed to load" in told.getvalue():
-        raise RuntimeUnavailableError(f"CUDA's libraries cannot be loaded ({told.getvalue().strip()}): {INSTALL}")
+    if "Failed to load" in reported.getvalue():
+        raise RuntimeUnavailableError(f"CUDA's libraries cannot be loaded ({reported.getvalue().strip()}): {INSTALL}")
     return ort
 
 
@@ -77,9 +77,9 @@ def open_device_session(
     options = ort.SessionOptions()
     options.log_severity_level = 4  # errors are raised; they need not be logged as well
     options.add_session_config_entry(_PLACEMENT, "1")
-    told = io.StringIO()
+    reported = io.StringIO()
     try:
-        with contextlib.redirect_stdout(told):
+        with contextlib.redirect_stdout(reported):
             session = ort.InferenceSession(
                 str(bundle.model_path), options, providers=list(providers), enable_fallback=0
             )
@@ -90,7 +90,7 @@ def open_device_session(
     if session.get_providers()[0] != wanted:
         raise RuntimeUnavailableError(
             f"{wanted} was asked for, onnxruntime {ort.__version__} gave {session.get_providers()} "
-            f"({told.getvalue().strip() or 'without a reason'})",
+            f"({reported.getvalue().strip() or 'without a reason'})",
             hint="codegen-edge doctor",
         )
     strays = cpu_nodes(session, wanted)
@@ -114,7 +114,7 @@ def cpu_nodes(session: Any, wanted: str) -> list[str]:
     ]
 
 
-class GraphRuntime(OrtRuntime):
+class CudaGraphRuntime(OrtRuntime):
     """An OrtRuntime whose decode steps are recorded as CUDA graphs. Steps of several threads wait for one another.
 
     A recording belongs to addresses, so memory is lent to caches and taken back: as many recordings are made as caches
@@ -294,5 +294,5 @@ def open_runtime(
     session = open_device_session(bundle, ort, providers, allow_cpu_nodes=allow_cpu_nodes)
     dtype = cache_dtype(bundle.manifest)
     if cuda_graph:
-        return GraphRuntime(bundle, session, cache_dtype=dtype, device=device)
+        return CudaGraphRuntime(bundle, session, cache_dtype=dtype, device=device)
     return OrtRuntime(NAME, bundle, session, cache_dtype=dtype, device=device)

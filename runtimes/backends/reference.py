@@ -60,8 +60,8 @@ class ReferenceCache:
     def read_row(self, row: int) -> dict[str, NDArray[Any]]:
         """Copies of what a row holds."""
         return {
-            contract.past_name(layer, part): getattr(held, f"{part}s")[0].numpy().copy()
-            for layer, held in enumerate(self.rows[row].layers)
+            contract.past_name(layer, part): getattr(cached, f"{part}s")[0].numpy().copy()
+            for layer, cached in enumerate(self.rows[row].layers)
             for part in contract.KV_PARTS
         }
 

@@ -25,12 +25,12 @@ class StaticRuntime:
     Attributes:
         config: the model's shape.
         chunk: tokens of a prefill run.
-        exclusively: entered for a step.
+        lock: entered for a step.
     """
 
     config: ModelConfig
     chunk: int
-    exclusively: AbstractContextManager[Any] = nullcontext()
+    lock: AbstractContextManager[Any] = nullcontext()
 
     def _run(self, token_ids: TokenIds, cache: KVBuffers, past_length: NDArray[np.int64]) -> DeviceArray:
         """Compute ids [B, T] behind pasts of `past_length` [B]; logits [B, 1, T, V], keys and values in the cache."""
@@ -50,7 +50,7 @@ class StaticRuntime:
         batch_size, num_new = token_ids.shape
         logits = np.zeros((batch_size, num_new if all_logits else 1, self.config.vocab_size), np.float32)
         size = 1 if num_new == 1 else self.chunk
-        with self.exclusively:
+        with self.lock:
             for start in range(0, num_new, size):
                 part = token_ids[:, start : start + size]
                 # A row whose tokens are all read gets padding, which leaves its past as it is.

@@ -16,7 +16,7 @@ from codegen_edge.runtimes.backends.kv_buffers import KVBuffers, cache_dtype, ch
 from codegen_edge.runtimes.backends.static_step import StaticRuntime
 from codegen_edge.runtimes.devices import Device, DeviceArray
 from codegen_edge.runtimes.runtime import TokenIds
-from codegen_edge.runtimes.tensorrt_library import TensorRT, load_tensorrt, told_errors
+from codegen_edge.runtimes.tensorrt_library import TensorRT, load_tensorrt, reported_errors
 
 NAME = "tensorrt"
 
@@ -62,7 +62,7 @@ class TensorRTRuntime(StaticRuntime):
         self._device = device
         self._cache_dtype = cache_dtype(bundle.manifest)
         self.chunk = engines.chunk
-        self.exclusively = threading.Lock()  # logits stay on the device until they are read
+        self.lock = threading.Lock()  # logits stay on the device until they are read
         self._phases: dict[Phase, _EngineRun] | None = {
             phase: _EngineRun(library, device, read_engine(bundle, phase), f"the {phase} engine of {bundle.path}")
             for phase in ENGINE_FILES
@@ -127,13 +127,13 @@ class _EngineRun:
         try:
             self._runtime = api.Runtime(logger)
         except TypeError as exc:  # how the bindings say that the factory gave nothing
-            raise RuntimeUnavailableError(f"{library.name} cannot work here: {told_errors(logger)}") from exc
+            raise RuntimeUnavailableError(f"{library.name} cannot work here: {reported_errors(logger)}") from exc
         self._engine = self._runtime.deserialize_cuda_engine(content)
         if self._engine is None:
-            raise BackendError(f"{library.name} {library.version} refuses {what}: {told_errors(logger)}")
+            raise BackendError(f"{library.name} {library.version} refuses {what}: {reported_errors(logger)}")
         self._context = self._engine.create_execution_context()
         if self._context is None:
-            raise BackendError(f"there is no room on the GPU for {what}: {told_errors(logger)}")
+            raise BackendError(f"there is no room on the GPU for {what}: {reported_errors(logger)}")
         names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
         self._shapes = {name: tuple(self._engine.get_tensor_shape(name)) for name in names}
         self._aliases = {
@@ -152,14 +152,14 @@ class _EngineRun:
             self._set_address(name, array.address)
         self._bound: list[int] = []
 
-    def require_shapes(self, ids: tuple[int, ...], held: tuple[int, ...]) -> None:
+    def require_shapes(self, ids: tuple[int, ...], buffers: tuple[int, ...]) -> None:
         """Raise BundleError unless the engine takes these ids and buffers, and changes its buffers in place."""
         if self._shape(contract.INPUT_IDS) != ids:
             raise BundleError(f"{self._what} takes ids {self._shape(contract.INPUT_IDS)}, not {ids}: build it again")
         for name, source in self._aliases.items():
-            if name != contract.LOGITS and self._shape(name) != held:
-                raise BundleError(f"{self._what} gives {name} of {self._shape(name)}, not {held}: build it again")
-            # An older library does not tell; where it does, it must be the past of the same layer.
+            if name != contract.LOGITS and self._shape(name) != buffers:
+                raise BundleError(f"{self._what} gives {name} of {self._shape(name)}, not {buffers}: build it again")
+            # An older library does not report it; where one does, it must be the past of the same layer.
             if name != contract.LOGITS and source not in (None, name.replace("present", "past_key_values")):
                 raise BundleError(f"{self._what} writes {name} over {source or 'no input'}: build it again")
 
@@ -176,7 +176,7 @@ class _EngineRun:
         self._ids.write(token_ids.reshape(self._ids.shape))
         self._past_length.write(past_length.reshape(self._past_length.shape))
         if not self._context.execute_async_v3(self._device.stream_address):
-            raise BackendError(f"{self._what} failed: {told_errors(self._library.logger)}")
+            raise BackendError(f"{self._what} failed: {reported_errors(self._library.logger)}")
         self._device.synchronize()
         return self._logits
 
@@ -187,10 +187,10 @@ class _EngineRun:
 
     def _set_address(self, name: str, address: int) -> None:
         if not self._context.set_tensor_address(name, address):
-            raise BackendError(f"{self._what} takes no {name}: {told_errors(self._library.logger)}")
+            raise BackendError(f"{self._what} takes no {name}: {reported_errors(self._library.logger)}")
 
     def _aliased_input(self, output: str) -> str | None:
-        """The input that an output is written over, "" where there is none; None where the library does not tell."""
+        """The input that an output is written over, "" where there is none; None where it is not reported."""
         for query in ("get_aliased_input_tensor", "get_aliased_input"):  # TensorRT-RTX's name, TensorRT's
             if hasattr(self._engine, query):
                 return str(getattr(self._engine, query)(output) or "")

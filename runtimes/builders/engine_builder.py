@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from codegen_edge.bundle import CURRENT_GPU, contract
 from codegen_edge.errors import BackendError, BundleError, InvalidInputError, RuntimeUnavailableError
-from codegen_edge.runtimes.tensorrt_library import TensorRT, told_errors
+from codegen_edge.runtimes.tensorrt_library import TensorRT, reported_errors
 
 
 def fix_axes(model: ir.Model, *, batch_size: int, num_new: int, buffer_length: int) -> None:
@@ -85,7 +85,7 @@ class EngineBuilder:
             builder = api.Builder(logger)
         except TypeError as exc:  # how the bindings say that the factory gave nothing
             raise RuntimeUnavailableError(
-                f"{self.library.name} {self.library.version} cannot build here: {told_errors(logger)}"
+                f"{self.library.name} {self.library.version} cannot build here: {reported_errors(logger)}"
             ) from exc
         network = builder.create_network(1 << int(api.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         parser = api.OnnxParser(network, logger)
@@ -102,7 +102,7 @@ class EngineBuilder:
         engine = builder.build_serialized_network(network, config)
         if engine is None:
             raise BackendError(
-                f"{self.library.name} {self.library.version} could not build the engine: {told_errors(logger)}"
+                f"{self.library.name} {self.library.version} could not build the engine: {reported_errors(logger)}"
             )
         return bytes(engine)
 
@@ -113,11 +113,11 @@ Tensor = tuple[tuple[int, ...], str]
 
 def check_bindings(kind: str, expected: dict[str, Tensor], found: list[Any], api: Any) -> None:
     """Raise BundleError unless a network's tensors have the expected names, shapes and dtypes."""
-    told = {tensor.name: (tuple(tensor.shape), dtype_name(api, tensor.dtype)) for tensor in found}
-    wrong = sorted(name for name in told.keys() | expected.keys() if told.get(name) != expected.get(name))
+    reported = {tensor.name: (tuple(tensor.shape), dtype_name(api, tensor.dtype)) for tensor in found}
+    wrong = sorted(name for name in reported.keys() | expected.keys() if reported.get(name) != expected.get(name))
     if wrong:
         raise BundleError(
-            f"the {kind} {wrong[0]} is {told.get(wrong[0])} in the network, {expected.get(wrong[0])} was expected"
+            f"the {kind} {wrong[0]} is {reported.get(wrong[0])} in the network, {expected.get(wrong[0])} was expected"
         )
 
 

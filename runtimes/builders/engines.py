@@ -146,17 +146,17 @@ def is_current(out: str | Path, bundle: Bundle, builder: BuildsEngines, options:
 def engine_bindings(
     config: ModelConfig, engines: Engines, compute: contract.Compute, num_new: int
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """What an engine of `num_new` tokens a row takes and gives, by name."""
+    """What an engine of `num_new` tokens per row takes and gives, by name."""
     rows = engines.batch_size
-    held: Tensor = ((rows, config.num_heads, engines.buffer_length, config.head_dim), contract.DTYPE_NAMES[compute])
+    buffer: Tensor = ((rows, config.num_heads, engines.buffer_length, config.head_dim), contract.DTYPE_NAMES[compute])
     inputs: dict[str, Tensor] = {
         contract.INPUT_IDS: ((rows, num_new), "int64"),
         contract.PAST_LENGTH: ((rows,), "int64"),
     }
     outputs: dict[str, Tensor] = {contract.LOGITS: ((rows, num_new, config.vocab_size), "float32")}
     for place in product(range(config.num_layers), contract.KV_PARTS):
-        inputs[contract.past_name(*place)] = held
-        outputs[contract.present_name(*place)] = held
+        inputs[contract.past_name(*place)] = buffer
+        outputs[contract.present_name(*place)] = buffer
     return inputs, outputs
 
 

@@ -41,7 +41,7 @@ def build_half(
         raise InvalidInputError(f"the cuda runtime computes in fp16 or bf16, got {compute!r}")
     bundle.require_task("text-generation")
     bundle.require_graph("cuda", target="ort", compute=("fp32",))
-    if bundle.manifest.kv_cache != "fp32":
+    if bundle.manifest.kv_cache != "float":
         raise BundleError(f"{bundle.path} has an {bundle.manifest.kv_cache} KV cache, which only runtime cpu computes")
     with write_bundle(out, overwrite=overwrite) as writer:
         model, read = load_graph(bundle)

@@ -265,8 +265,8 @@ class CudaDevice:
         error, *values = result
         if error.name != "cudaSuccess":
             _, text = self._cudart.cudaGetErrorString(error)
-            told = text.decode() if isinstance(text, bytes) else text
-            raise BackendError(f"{name} failed on GPU {self.index}: {told}")
+            reported = text.decode() if isinstance(text, bytes) else text
+            raise BackendError(f"{name} failed on GPU {self.index}: {reported}")
         return values[0] if values else None
 
 

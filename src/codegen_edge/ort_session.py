@@ -45,7 +45,7 @@ def _require_supported_version() -> None:
 
 
 def default_threads() -> int:
-    """Number of CPU threads that this process may use (its affinity, where the system tells)."""
+    """Number of CPU threads that this process may use (its affinity, where the system reports it)."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -67,7 +67,7 @@ def test_newer_format_asks_for_an_upgrade(bundle_copy: Bundle) -> None:
 
 
 @pytest.mark.parametrize("field", ["task", "model", "files", "source", "tools", "precision"])
-@pytest.mark.parametrize("value", [None, 1, "unknown"])
+@pytest.mark.parametrize("value", [None, 1, "not known!"])
 def test_malformed_field_is_refused(bundle_copy: Bundle, field: str, value: object) -> None:
     edit_manifest(bundle_copy, lambda fields: fields.update({field: value}))
     with pytest.raises(BundleError):

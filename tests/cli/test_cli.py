@@ -131,7 +131,7 @@ def test_sampling_and_stop_reach_the_loop(run: Run, tiny_bundle: Bundle) -> None
         (("--prompt", "a", "--top-k", 3), "temperature above 0"),
         (("--prompt", "a", "--seed", -1), "seed"),
         (("--prompt", "a", "--stop", ""), "stop"),
-        (("--prompt", "a", "--runtime", "gpu"), "no runtime 'gpu'; there are: cpu"),
+        (("--prompt", "a", "--runtime", "gpu"), "--runtime must be one of cpu, static-cpu"),
         (("--prompt", "a", "--runtime", "cuda"), "codegen-edge build BUNDLE OUT --runtime cuda"),
         (("--prompt", "a", "--device", "1"), "runtime cpu has no device_id"),
         (("--prompt", "a", "--threads", 0), "threads"),

@@ -28,7 +28,7 @@ def edit_weights(folder: Path, changes: dict[str, torch.Tensor | None]) -> None:
 
 def test_sound_checkpoint_needs_no_mending(tiny_checkpoint: Path) -> None:
     checkpoint = open_checkpoint(tiny_checkpoint)
-    assert checkpoint.mended == ()
+    assert checkpoint.repairs == ()
     assert checkpoint.weights_dtype == "float32"
     assert (checkpoint.model.num_layers, checkpoint.model.hidden_size) == (2, 64)
 
@@ -38,8 +38,8 @@ def test_end_of_text_of_old_configs_is_mended(checkpoint_copy: Path) -> None:
     checkpoint = open_checkpoint(checkpoint_copy)
     end_of_text = json.loads((checkpoint_copy / "tokenizer.json").read_text())["added_tokens"][0]["id"]
     assert checkpoint.model.eos_token_id == end_of_text != 2
-    assert len(checkpoint.mended) == 2
-    assert "eos_token_id was 2" in checkpoint.mended[0]
+    assert len(checkpoint.repairs) == 2
+    assert "eos_token_id was 2" in checkpoint.repairs[0]
 
 
 def test_end_of_text_that_a_fine_tune_chose_is_kept(checkpoint_copy: Path) -> None:
@@ -52,7 +52,7 @@ def test_context_is_read_by_either_name(checkpoint_copy: Path, kept: str, lost: 
     edit_config(checkpoint_copy, **{lost: "absent"})
     checkpoint = open_checkpoint(checkpoint_copy)
     assert checkpoint.model.context_length == 128
-    assert f"{lost} was missing; took {kept}" in checkpoint.mended[0]
+    assert f"{lost} was missing; took {kept}" in checkpoint.repairs[0]
 
 
 def test_mask_buffers_of_old_files_are_dropped(checkpoint_copy: Path) -> None:
@@ -80,7 +80,7 @@ def test_head_that_is_stored_goes_before_the_wish_to_tie_as_in_transformers(chec
     with torch.inference_mode():
         torch.testing.assert_close(ours(ids).logits, theirs(ids).logits)
     assert not open_checkpoint(checkpoint_copy).is_tied
-    assert any("tie_word_embeddings was true" in sentence for sentence in open_checkpoint(checkpoint_copy).mended)
+    assert any("tie_word_embeddings was true" in sentence for sentence in open_checkpoint(checkpoint_copy).repairs)
 
 
 @pytest.mark.parametrize(

@@ -147,7 +147,7 @@ def test_repository_with_pickles_only_gives_them(hub: Hub, tmp_path: Path) -> No
 @pytest.mark.parametrize(
     ("hub_id", "url", "options", "words"),
     [
-        (HUB_ID, "http://127.0.0.1:9", ("offline=True",), "not in the local cache; drop --offline"),
+        (HUB_ID, "http://127.0.0.1:9", ("offline=True",), "not in the local cache, which alone was to be used"),
         (HUB_ID, "http://127.0.0.1:9", (), "failed"),
         ("nobody/nothing", None, (), "nobody/nothing"),
     ],

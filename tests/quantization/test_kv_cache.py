@@ -113,7 +113,7 @@ def test_second_moment_is_that_of_the_inputs(tiny_bundle: Bundle) -> None:
 
 
 def test_unknown_cache_dtype_and_missing_text_are_refused(tiny_bundle: Bundle, tmp_path: Path) -> None:
-    with pytest.raises(InvalidInputError, match="kv_cache must be one of fp32, int8, got 'int4'"):
+    with pytest.raises(InvalidInputError, match="kv_cache must be one of float, int8, got 'int4'"):
         QuantizeOptions(scheme="int8", kv_cache="int4")  # type: ignore[arg-type]
     with pytest.raises(InvalidInputError, match="no tokens"):
         quantize_bundle(tiny_bundle, tmp_path / "out", QuantizeOptions(scheme="int8", kv_cache="int8"))

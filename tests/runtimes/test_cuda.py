@@ -23,7 +23,7 @@ from codegen_edge.dependencies import install_command
 from codegen_edge.errors import BackendError, CancelledError, InvalidInputError, RuntimeUnavailableError
 from codegen_edge.ort_session import load_onnxruntime
 from codegen_edge.runtimes import open_runtime
-from codegen_edge.runtimes.backends.cuda import GraphRuntime, load_cuda_provider, open_device_session
+from codegen_edge.runtimes.backends.cuda import CudaGraphRuntime, load_cuda_provider, open_device_session
 from codegen_edge.runtimes.backends.kv_buffers import KVBuffers
 from codegen_edge.runtimes.backends.scripted import ScriptedRuntime
 from codegen_edge.runtimes.builders import build_half
@@ -272,11 +272,11 @@ def test_libraries_that_cannot_be_loaded_are_told(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.fixture
-def graph_runtime(tiny_bundle: Bundle, tmp_path: Path) -> GraphRuntime:
+def graph_runtime(tiny_bundle: Bundle, tmp_path: Path) -> CudaGraphRuntime:
     """Decode by recordings, with the CPU provider, which ignores their numbers, in the place of CUDA."""
     half = build_half(tiny_bundle, tmp_path / "half")
     session = open_device_session(half, load_onnxruntime(), [("CPUExecutionProvider", {})])
-    return GraphRuntime(half, session, cache_dtype=np.float16, device=StreamingHost())
+    return CudaGraphRuntime(half, session, cache_dtype=np.float16, device=StreamingHost())
 
 
 def decoded(runtime: Any, cache: Any, rows: int) -> NDArray[np.float32]:
@@ -286,16 +286,16 @@ def decoded(runtime: Any, cache: Any, rows: int) -> NDArray[np.float32]:
     return np.stack([runtime.step(ids[:, place : place + 1], cache) for place in range(5, 9)])
 
 
-def test_recorded_decode_is_the_plain_one(graph_runtime: GraphRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recorded_decode_is_the_plain_one(graph_runtime: CudaGraphRuntime, monkeypatch: pytest.MonkeyPatch) -> None:
     recorded = decoded(graph_runtime, graph_runtime.new_cache(3, 16), 3)
     assert graph_runtime._recordings[0].is_made
-    monkeypatch.setattr(GraphRuntime, "MOST_RECORDINGS", 0)
+    monkeypatch.setattr(CudaGraphRuntime, "MOST_RECORDINGS", 0)
     graph_runtime._recordings.clear()
     plain = decoded(graph_runtime, graph_runtime.new_cache(3, 16), 3)
     assert np.abs(recorded - plain).max() < 1e-2
 
 
-def test_memory_of_a_recording_is_lent_again(graph_runtime: GraphRuntime) -> None:
+def test_memory_of_a_recording_is_lent_again(graph_runtime: CudaGraphRuntime) -> None:
     first = graph_runtime.new_cache(1, 16)
     once = decoded(graph_runtime, first, 1)
     second = graph_runtime.new_cache(1, 16)
@@ -309,16 +309,16 @@ def test_memory_of_a_recording_is_lent_again(graph_runtime: GraphRuntime) -> Non
     assert len(graph_runtime._recordings) == 3
     assert other.capacity == 17
     many = [graph_runtime.new_cache(1, 18) for _ in range(20)]
-    assert len(graph_runtime._recordings) == GraphRuntime.MOST_RECORDINGS
+    assert len(graph_runtime._recordings) == CudaGraphRuntime.MOST_RECORDINGS
     del again, other
     gc.collect()
     newest = graph_runtime.new_cache(1, 19)  # in the place of one that is free
-    assert len(graph_runtime._recordings) == GraphRuntime.MOST_RECORDINGS
+    assert len(graph_runtime._recordings) == CudaGraphRuntime.MOST_RECORDINGS
     assert graph_runtime._lent[newest].buffer_shape[2] == 19
     np.testing.assert_allclose(decoded(graph_runtime, many[-1], 1), once, atol=1e-2)
 
 
-def test_cache_that_changed_steps_without_its_recording(graph_runtime: GraphRuntime) -> None:
+def test_cache_that_changed_steps_without_its_recording(graph_runtime: CudaGraphRuntime) -> None:
     cache = graph_runtime.new_cache(2, 16)
     graph_runtime.step(np.array([[5], [6]]), cache)
     cache.select([1])  # fewer rows than were recorded
@@ -330,7 +330,7 @@ def test_cache_that_changed_steps_without_its_recording(graph_runtime: GraphRunt
     assert graph_runtime.step(np.array([[8]] * 3), cache).shape == (3, 640)
 
 
-def test_recorded_step_can_be_cancelled(graph_runtime: GraphRuntime) -> None:
+def test_recorded_step_can_be_cancelled(graph_runtime: CudaGraphRuntime) -> None:
     cache = graph_runtime.new_cache(1, 16)
     graph_runtime.step(np.array([[5]]), cache)
     cache.interrupt()

@@ -31,7 +31,7 @@ from typing import Literal, get_args
 
 Task = Literal["text-generation", "feature-extraction"]
 Target = Literal["ort", "tensorrt"]
-KVPrecision = Literal["fp32", "int8"]
+KVPrecision = Literal["float", "int8"]
 Compute = Literal["fp32", "fp16", "bf16"]
 KVPart = Literal["key", "value"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ from codegen_edge.bundle.storage import MANIFEST_FILE
 from codegen_edge.errors import BundleError, UnsupportedModelError
 
 FORMAT_VERSION = 1
+_PRECISION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 TOKENIZER_FILE = "tokenizer.json"
 
 Phase = Literal["prefill", "decode"]
@@ -35,14 +37,14 @@ class Source:
         revision: the hub's commit, or None for a local folder.
         sha256: hash over the config and the weight files, each by name and content.
         weights_dtype: dtype of the stored weights, for example "float16".
-        mended: what was put right in its files, one sentence each.
+        repairs: what was repaired in its files, one sentence each.
     """
 
     name: str
     revision: str | None
     sha256: str
     weights_dtype: str
-    mended: tuple[str, ...] = ()
+    repairs: tuple[str, ...] = ()
 
 
 CURRENT_GPU = "current"
@@ -89,7 +91,7 @@ class Manifest:
         source: the checkpoint that it was made of.
         tools: versions of the programs that made it.
         files: every other file of the bundle by its relative path.
-        kv_cache: dtype of past and present; "fp32" stands for what the graph computes in.
+        kv_cache: "float" (past and present are of the dtype that the graph computes in), or "int8".
         compute: dtype that the graph computes in.
         built_of: fingerprint of the bundle that this one was built of for a GPU, or None.
         engines: how its engines were built, or None for a bundle that holds a graph.
@@ -103,7 +105,7 @@ class Manifest:
     source: Source
     tools: dict[str, str]
     files: dict[str, FileRecord]
-    kv_cache: contract.KVPrecision = "fp32"
+    kv_cache: contract.KVPrecision = "float"
     compute: contract.Compute = "fp32"
     built_of: str | None = None
     engines: Engines | None = None
@@ -112,7 +114,7 @@ class Manifest:
     @property
     def cache_precision(self) -> str:
         """What past and present are stored in: "fp32", "fp16", "bf16" or "int8"."""
-        return self.compute if self.kv_cache == "fp32" else self.kv_cache
+        return self.compute if self.kv_cache == "float" else self.kv_cache
 
     def to_json(self) -> bytes:
         """Serialize as indented JSON with a final newline."""
@@ -130,7 +132,7 @@ class Manifest:
             )
         try:
             source = dict(fields["source"])
-            source["mended"] = tuple(source.get("mended", ()))
+            source["repairs"] = tuple(source.pop("mended", source.get("repairs", ())))  # its name before 0.1
             engines = fields.get("engines")
             if engines is not None:
                 engines = Engines(**engines | {"compute_capabilities": tuple(engines["compute_capabilities"])})
@@ -142,7 +144,7 @@ class Manifest:
                 source=Source(**source),
                 tools=dict(fields["tools"]),
                 files={name: FileRecord(**record) for name, record in fields["files"].items()},
-                kv_cache=fields.get("kv_cache", "fp32"),
+                kv_cache="float" if fields.get("kv_cache", "fp32") == "fp32" else fields["kv_cache"],  # before 0.1
                 compute=fields.get("compute", "fp32"),
                 built_of=fields.get("built_of"),
                 engines=engines,
@@ -150,6 +152,9 @@ class Manifest:
             )
         except (KeyError, TypeError, ValueError, AttributeError, UnsupportedModelError) as exc:
             raise BundleError(f"{MANIFEST_FILE} is malformed ({exc}); export the checkpoint again") from exc
+        # A scheme of somebody else's is as good a precision: the graph says how it computes.
+        if not isinstance(manifest.precision, str) or not _PRECISION.fullmatch(manifest.precision):
+            raise BundleError(f"{MANIFEST_FILE} has precision {manifest.precision!r}, which is no name of a scheme")
         for name, known in (
             ("task", contract.TASKS),
             ("target", contract.TARGETS),

@@ -89,7 +89,7 @@ class _Chat:
             elif name == "/help":
                 click.echo(_HELP, err=True)
             else:
-                click.echo(f"error: {name} cannot be done; /help tells what can", err=True)
+                click.echo(f"error: {name} cannot be done; /help lists what can", err=True)
         except CodegenEdgeError as exc:
             click.echo(f"error: {exc}", err=True)
 

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from codegen_edge.bundle import contract
+from codegen_edge.errors import InvalidInputError
 from codegen_edge.registry import load_part
 
 
@@ -34,9 +35,10 @@ class RegistryChoice(click.ParamType):  # type: ignore[type-arg]  # generic from
         return f"[{'|'.join(self.names)}]"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The name itself; a usage error where it is none of them."""
+        """The name itself; raise InvalidInputError, which is one line, where it is none of them."""
         if value not in self.names:
-            self.fail(f"{value!r} is not one of {', '.join(self.names)}.", param, ctx)
+            option = f"{param.opts[0]} " if param is not None else ""
+            raise InvalidInputError(f"{option}must be one of {', '.join(self.names)}, got {value!r}")
         return str(value)
 
 

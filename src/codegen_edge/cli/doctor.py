@@ -18,7 +18,7 @@ def doctor() -> None:
 
     with stderr.status("trying what is installed"):
         findings = diagnose()
-    table = Table("part", "state", "found", "to mend")
+    table = Table("part", "state", "found", "to repair")
     for finding in findings:
         table.add_row(finding.part, "ok" if finding.is_ok else "missing", finding.found, finding.remedy)
     stdout.print(table)

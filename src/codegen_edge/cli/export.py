@@ -49,6 +49,6 @@ def export(checkpoint: str, out: Path, no_verify: bool, **options: Any) -> None:
         state = damage_line(exported.quantization.damage)
     else:
         state = "not verified" if exported.parity is None else "equal to the reference"
-    for sentence in bundle.manifest.source.mended:
+    for sentence in bundle.manifest.source.repairs:
         stderr.print(f"repaired in the checkpoint: {sentence}", style="yellow")
     stdout.print(f"{out}: {bundle.size_bytes / 1e6:.1f} MB, {bundle.manifest.precision}, {state}")

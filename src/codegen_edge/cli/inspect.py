@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print bundle.json after checking the files.")
 def inspect(bundle: Path, as_json: bool) -> None:
-    """Show what BUNDLE is made of, check every file's hash, and tell the last verdict.
+    """Show what BUNDLE is made of, check every file's hash, and show the last verdict.
 
     codegen-edge inspect my-bundle
     """
@@ -52,7 +52,7 @@ def inspect(bundle: Path, as_json: bool) -> None:
             f"{built.library} {built.version} for {built.gpu or ', '.join(built.compute_capabilities)}; "
             f"{built.batch_size} rows of {built.capacity} tokens, chunks of {built.chunk}",
         )
-    for sentence in source.mended:
+    for sentence in source.repairs:
         facts.add_row("repaired", sentence)
     facts.add_row("tools", ", ".join(f"{name} {version}" for name, version in manifest.tools.items()))
     facts.add_row("verdict", _verdict(manifest.parity))

@@ -19,7 +19,7 @@ from codegen_edge.cli.choices import METHOD, SCHEME
 @click.option("--asymmetric", is_flag=True, help="Store a zero point for each block.")
 @click.option("--method", type=METHOD, help="How int4 codes are chosen.  [default: gptq]")
 @click.option("--all-4-bit", is_flag=True, help="Let int4 store the LM head in 4 bits, too; in 8 otherwise.")
-@click.option("--kv-cache", type=click.Choice(contract.KV_PRECISIONS), default="fp32", show_default=True)
+@click.option("--kv-cache", type=click.Choice(contract.KV_PRECISIONS), default="float", show_default=True)
 @click.option(
     "--calibration",
     type=click.Path(path_type=Path),

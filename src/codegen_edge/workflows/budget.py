@@ -76,7 +76,7 @@ def quantize_within_budget(
         budget_kl: largest mean divergence from the float model, in nats.
         calibration_texts: for the sensitivities, and for a calibrated method.
         measure: the damage of a quantized bundle; its `mean_kl` is held to the budget.
-        on_stage: told what is done.
+        on_stage: called with what is being done, in words.
 
     Raises:
         InvalidInputError: another scheme, a budget that is not above 0, or one that all matrices at 8 bits do not
@@ -116,7 +116,7 @@ def quantize_within_budget(
             )
         count = _fewest(len(ranked), lambda count: damage_with(count).mean_kl <= budget_kl)
     kept = ranked[:count]
-    told: dict[str, Any] = {
+    reported: dict[str, Any] = {
         "budget_kl": budget_kl,
         "reached_kl": tried[count].mean_kl,
         "kept_at_8_bits": [each.name for each in kept],
@@ -130,7 +130,7 @@ def quantize_within_budget(
         replace(options, kept_at_8_bits=frozenset(each.name for each in kept)),
         calibration_documents=documents,
         measure=lambda _: tried[count].to_dict(),
-        budget=told,
+        budget=reported,
     )
 
 

@@ -21,7 +21,7 @@ class Finding:
         part: what it is.
         is_ok: whether it can be used.
         found: versions and devices that were found.
-        remedy: the command that mends it; empty when it is fine.
+        remedy: the command that repairs it; empty when it is fine.
         can_generate: whether the part is a runtime.
     """
 
@@ -91,11 +91,11 @@ def _gpu() -> Finding:
     except RuntimeUnavailableError as exc:
         text, _, remedy = str(exc).rpartition(": ")
         return Finding(part="GPU", is_ok=False, found=text or remedy, remedy=remedy if text else "")
-    told = [
+    reported = [
         f"{gpu.index}: {gpu.name}, compute capability {gpu.compute_capability}, {gpu.memory_bytes / 2**30:.0f} GiB"
         for gpu in gpus
     ]
-    return Finding(part="GPU", is_ok=True, found=f"{'; '.join(told)}; driver for CUDA {driver}")
+    return Finding(part="GPU", is_ok=True, found=f"{'; '.join(reported)}; driver for CUDA {driver}")
 
 
 def _cuda() -> Finding:
@@ -136,8 +136,8 @@ def _tensorrt() -> Finding:
     try:
         gpus = list_gpus()
     except RuntimeUnavailableError as exc:
-        told = f"{', '.join(found)}; builds engines for other machines" if "tensorrt-rtx" in found[-1] else found[0]
-        return Finding(part=part, is_ok=False, found=told, remedy=str(exc), can_generate=True)
+        reported = f"{', '.join(found)}; builds engines for other machines" if "tensorrt-rtx" in found[-1] else found[0]
+        return Finding(part=part, is_ok=False, found=reported, remedy=str(exc), can_generate=True)
     try:
         for gpu in gpus:
             load_tensorrt().require_support(gpu.name, gpu.compute_capability)

@@ -45,7 +45,7 @@ def quantize(
     block_size: int | None = None,
     is_symmetric: bool | None = None,
     kept_at_8_bits: frozenset[str] | None = None,
-    kv_cache: contract.KVPrecision = "fp32",
+    kv_cache: contract.KVPrecision = "float",
     calibration: Sequence[str] = (),
     budget_kl: float | None = None,
     measure_tokens: int = DEFAULT_MEASURE_TOKENS,
@@ -62,7 +62,7 @@ def quantize(
         block_size: weights of a row that share a scale; None takes the scheme's own.
         is_symmetric: False stores a zero point for each block; None takes the scheme's own.
         kept_at_8_bits: names of matrices that int4 keeps at 8 bits; None keeps the LM head.
-        kv_cache: "fp32", or "int8" for a cache of a quarter of the size.
+        kv_cache: "float", or "int8" for a cache of a quarter of the size.
         calibration: texts to calibrate with; empty takes the programs that ship.
         budget_kl: keep as few matrices of int4 at 8 bits as hold the mean KL divergence, in nats, at or below this.
         measure_tokens: held-out tokens to compare with `bundle` on; 0 does not compare.
