@@ -77,12 +77,13 @@ typecheck: $(STAMP) ## check types, strictly
 train: $(STAMP) ## train the checkpoint that ships with us anew; Ctrl-C and the same command go on
 	$(BIN)/python -m training.train
 
-bench: $(STAMP) ## measure export memory, 350M parity, quantization and generation into benchmarks/results/
+bench: $(STAMP) ## measure export memory, 350M parity, quantization, generation and slots into benchmarks/results/
 	$(BIN)/python -m benchmarks.export_memory
 	$(BIN)/python -m benchmarks.parity_350m
 	$(BIN)/python -m benchmarks.parse_rate
 	$(BIN)/python -m benchmarks.quantization
 	$(BIN)/python -m benchmarks.generation
+	$(BIN)/python -m benchmarks.slots
 
 $(GPU_STAMP): pyproject.toml
 	$(PYTHON) -m venv $(GPU_VENV)
@@ -93,7 +94,7 @@ $(GPU_STAMP): pyproject.toml
 
 test-gpu: $(GPU_STAMP) ## on a machine with an NVIDIA GPU: conformance and parity of cuda and tensorrt
 	$(GPU_VENV)/bin/codegen-edge doctor
-	CODEGEN_EDGE_NEEDS_GPU=1 $(GPU_VENV)/bin/python -m pytest tests/runtimes --ignore tests/runtimes/generation
+	CODEGEN_EDGE_NEEDS_GPU=1 $(GPU_VENV)/bin/python -m pytest tests/runtimes
 
 bench-gpu: $(GPU_STAMP) ## there: prefill and decode of the 350M and 2B shapes beside torch
 	$(GPU_VENV)/bin/codegen-edge doctor

@@ -1,4 +1,4 @@
-"""The small trained checkpoint that ships with us, the texts kept apart from it, and the script that trained it."""
+"""The small trained checkpoint that ships with us, and the texts that it was not trained on."""
 
 from __future__ import annotations
 

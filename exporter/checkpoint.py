@@ -50,12 +50,12 @@ class Checkpoint:
     Attributes:
         folder: where it lies.
         model: the model's shape.
-        hub_config: the repairs config in the hub's names, without what only training needs.
+        hub_config: the repaired config in the hub's names, without what only training needs.
         weights: tensors by the names of CodeGenForCausalLM, buffers dropped.
         stored_names: name in the files by the name of CodeGenForCausalLM.
         is_tied: whether the LM head is the embedding table.
         tokenizer_files: content by file name, `tokenizer.json` among them.
-        repairs: what was put right, one sentence each.
+        repairs: what was repaired, one sentence each.
     """
 
     folder: Path

@@ -64,7 +64,7 @@ class CachedAttention(nn.Module):
 
 
 def transformers_config(checkpoint: Checkpoint) -> Any:
-    """The checkpoint's repairs config as a `transformers.CodeGenConfig`."""
+    """The checkpoint's repaired config as a `transformers.CodeGenConfig`."""
     from transformers import CodeGenConfig
 
     fields = {key: value for key, value in checkpoint.hub_config.items() if key != "model_type"}

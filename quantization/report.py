@@ -75,7 +75,7 @@ class QuantizationReport:
         scheme: its name.
         options: its settings.
         tensors: one entry for each matrix, in the order of the file.
-        damage: what it did to the model (`evaluation.damage`), or None when that was not measured.
+        damage: what it did to the model (`evaluation/quality/damage.py`), or None when that was not measured.
         budget: how a budget was met, or None.
     """
 

@@ -1,4 +1,4 @@
-"""Runtimes that turn token ids into logits, and the one generation loop above them."""
+"""Runtimes: token ids and a KV cache in, logits out."""
 
 from codegen_edge.runtimes.registry import RUNTIMES, open_runtime
 from codegen_edge.runtimes.runtime import KVCache, Logits, Runtime, TokenIds

@@ -6,18 +6,15 @@ ids, mask and logits stand in device memory of their own, and the mask is as lon
 
 from __future__ import annotations
 
-import contextlib
-import io
 import weakref
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from codegen_edge.bundle import Bundle, contract
-from codegen_edge.errors import BundleError, InvalidInputError, RuntimeUnavailableError
-from codegen_edge.ort_session import load_onnxruntime
+from codegen_edge.errors import InvalidInputError
+from codegen_edge.ort_session import CUDA_PROVIDER, PROVIDER, load_cuda_provider, open_device_session
 from codegen_edge.runtimes.backends.kv_buffers import (
     KVBuffers,
     bind_array,
@@ -27,91 +24,11 @@ from codegen_edge.runtimes.backends.kv_buffers import (
 )
 from codegen_edge.runtimes.backends.ort import OrtRuntime, run_bound, run_options
 from codegen_edge.runtimes.devices import Device
-from codegen_edge.runtimes.devices.cuda import ALLOCATION_LOCK, INSTALL, CudaDevice
+from codegen_edge.runtimes.devices.cuda import ALLOCATION_LOCK, CudaDevice
 from codegen_edge.runtimes.runtime import KVCache, Logits, TokenIds
 
 NAME = "cuda"
-PROVIDER = "CUDAExecutionProvider"
-_CPU_PROVIDER = "CPUExecutionProvider"
-# Of the mask, integers of a few bytes: ONNX Runtime keeps them on the host on purpose. No other node of the graph has
-# one of these operators but the cast of the logits.
-_SHAPE_OPERATORS = {"Shape", "ReduceSum", "Sub", "Cast"}
-_FLOAT_NODES = {"logits.Cast"}
 _GRAPH_ID, _NO_GRAPH = "gpu_graph_id", "-1"  # onnxruntime_run_options_config_keys.h
-_PLACEMENT = "session.record_ep_graph_assignment_info"  # onnxruntime_session_options_config_keys.h
-
-
-def load_cuda_provider() -> Any:
-    """Import onnxruntime with its CUDA provider and the CUDA libraries.
-
-    Raises:
-        RuntimeUnavailableError: the package is the one for CPUs, or a library of CUDA is missing.
-    """
-    ort = load_onnxruntime()
-    if PROVIDER not in ort.get_available_providers():
-        raise RuntimeUnavailableError(
-            f"onnxruntime {ort.__version__} has no {PROVIDER}: pip uninstall -y onnxruntime, then {INSTALL}"
-        )
-    reported = io.StringIO()
-    with contextlib.redirect_stdout(reported):  # it prints what it cannot load
-        ort.preload_dlls()
-    if "Failed to load" in reported.getvalue():
-        raise RuntimeUnavailableError(f"CUDA's libraries cannot be loaded ({reported.getvalue().strip()}): {INSTALL}")
-    return ort
-
-
-def open_device_session(
-    bundle: Bundle,
-    ort: Any,
-    providers: Sequence[tuple[str, dict[str, str]]],
-    *,
-    allow_cpu_nodes: bool = False,
-) -> Any:
-    """Open the bundle's graph on the first of `providers`, and prove that its nodes are there.
-
-    Raises:
-        RuntimeUnavailableError: the provider was not given, or nodes over floats fell to the CPU.
-        BundleError: onnxruntime refuses the graph.
-    """
-    wanted = providers[0][0]
-    options = ort.SessionOptions()
-    options.log_severity_level = 4  # errors are raised; they need not be logged as well
-    options.add_session_config_entry(_PLACEMENT, "1")
-    reported = io.StringIO()
-    try:
-        with contextlib.redirect_stdout(reported):
-            session = ort.InferenceSession(
-                str(bundle.model_path), options, providers=list(providers), enable_fallback=0
-            )
-    # onnxruntime's exceptions share no base but Exception.
-    except Exception as exc:
-        raise BundleError(f"onnxruntime {ort.__version__} refuses {bundle.model_path}: {exc}") from exc
-    session.disable_fallback()
-    if session.get_providers()[0] != wanted:
-        raise RuntimeUnavailableError(
-            f"{wanted} was asked for, onnxruntime {ort.__version__} gave {session.get_providers()} "
-            f"({reported.getvalue().strip() or 'without a reason'})",
-            hint="codegen-edge doctor",
-        )
-    strays = cpu_nodes(session, wanted)
-    if strays and not allow_cpu_nodes:
-        raise RuntimeUnavailableError(
-            f"{len(strays)} nodes would be computed by the CPU: {', '.join(strays[:8])}; allow that, or build the "
-            "bundle in another precision",
-            hint="--allow-cpu-nodes",
-        )
-    return session
-
-
-def cpu_nodes(session: Any, wanted: str) -> list[str]:
-    """Operators and names of the nodes over floats that are not on the provider that was asked for."""
-    return [
-        f"{node.op_type} {node.name}".strip()
-        for subgraph in session.get_provider_graph_assignment_info()
-        if subgraph.ep_name != wanted
-        for node in subgraph.get_nodes()
-        if node.op_type not in _SHAPE_OPERATORS or node.name in _FLOAT_NODES
-    ]
 
 
 class CudaGraphRuntime(OrtRuntime):
@@ -288,10 +205,10 @@ def open_runtime(
     settings = {"device_id": str(device_id), "arena_extend_strategy": "kSameAsRequested"}
     if memory_limit_mib is not None:
         settings["gpu_mem_limit"] = str(memory_limit_mib * 2**20)
-    providers = [(PROVIDER, settings), (_CPU_PROVIDER, {})]
+    providers = [(CUDA_PROVIDER, settings), (PROVIDER, {})]
     if cuda_graph:
         settings["enable_cuda_graph"] = "1"
-    session = open_device_session(bundle, ort, providers, allow_cpu_nodes=allow_cpu_nodes)
+    session = open_device_session(bundle.model_path, ort, providers, allow_cpu_nodes=allow_cpu_nodes)
     dtype = cache_dtype(bundle.manifest)
     if cuda_graph:
         return CudaGraphRuntime(bundle, session, cache_dtype=dtype, device=device)

@@ -11,8 +11,8 @@ import pytest
 
 from codegen_edge.bundle import Bundle
 from codegen_edge.errors import RuntimeUnavailableError
+from codegen_edge.ort_session import load_cuda_provider
 from codegen_edge.runtimes import Runtime, open_runtime
-from codegen_edge.runtimes.backends.cuda import load_cuda_provider
 from codegen_edge.runtimes.builders import EngineOptions, build_engines, build_half
 from codegen_edge.runtimes.builders.engine_builder import EngineBuilder
 from codegen_edge.runtimes.devices.cuda import list_gpus

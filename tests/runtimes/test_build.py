@@ -22,10 +22,9 @@ from codegen_edge.errors import (
     StorageError,
 )
 from codegen_edge.exporter import ExportOptions, export_checkpoint, locate_checkpoint
-from codegen_edge.ort_session import load_onnxruntime
+from codegen_edge.ort_session import cpu_nodes, load_onnxruntime, open_device_session
 from codegen_edge.quantization import QuantizeOptions, quantize_bundle
 from codegen_edge.runtimes import open_runtime
-from codegen_edge.runtimes.backends.cuda import cpu_nodes, open_device_session
 from codegen_edge.runtimes.backends.ort import OrtRuntime
 from codegen_edge.runtimes.builders import EngineOptions, build_engines, build_half, engine_bindings
 from codegen_edge.runtimes.builders.compute_dtype import set_compute_dtype
@@ -47,7 +46,7 @@ def trained_static(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 def on_the_cpu(bundle: Bundle) -> OrtRuntime:
     """The `cuda` runtime's parts, with ONNX Runtime's CPU provider in the place of CUDA."""
-    session = open_device_session(bundle, load_onnxruntime(), [(CPU, {})])
+    session = open_device_session(bundle.model_path, load_onnxruntime(), [(CPU, {})])
     return OrtRuntime("cuda", bundle, session, cache_dtype=np.float16, device=StreamingHost())
 
 
@@ -113,7 +112,7 @@ def test_what_only_a_cpu_computes_is_refused(tiny_bundle: Bundle, tmp_path: Path
 
 def test_nodes_that_would_fall_to_the_cpu_are_listed(tiny_bundle: Bundle, tmp_path: Path) -> None:
     half = build_half(tiny_bundle, tmp_path / "half")
-    session = open_device_session(half, load_onnxruntime(), [(CPU, {})])
+    session = open_device_session(half.model_path, load_onnxruntime(), [(CPU, {})])
     strays = cpu_nodes(session, "CUDAExecutionProvider")
     assert any(stray.startswith("MatMul") for stray in strays)
     assert any(stray.startswith("GroupQueryAttention") for stray in strays)
@@ -129,7 +128,7 @@ def test_provider_that_was_not_given_is_refused(
         pytest.warns(UserWarning, match="MIGraphXExecutionProvider"),
         pytest.raises(RuntimeUnavailableError, match="was asked for, onnxruntime .* gave .*"),
     ):
-        open_device_session(half, load_onnxruntime(), [("MIGraphXExecutionProvider", {}), (CPU, {})])
+        open_device_session(half.model_path, load_onnxruntime(), [("MIGraphXExecutionProvider", {}), (CPU, {})])
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8", "int4"])

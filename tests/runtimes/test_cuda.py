@@ -21,9 +21,9 @@ from codegen_edge.bundle import Bundle
 from codegen_edge.cli import cli
 from codegen_edge.dependencies import install_command
 from codegen_edge.errors import BackendError, CancelledError, InvalidInputError, RuntimeUnavailableError
-from codegen_edge.ort_session import load_onnxruntime
+from codegen_edge.ort_session import load_cuda_provider, load_onnxruntime, open_device_session
 from codegen_edge.runtimes import open_runtime
-from codegen_edge.runtimes.backends.cuda import CudaGraphRuntime, load_cuda_provider, open_device_session
+from codegen_edge.runtimes.backends.cuda import CudaGraphRuntime
 from codegen_edge.runtimes.backends.kv_buffers import KVBuffers
 from codegen_edge.runtimes.backends.scripted import ScriptedRuntime
 from codegen_edge.runtimes.builders import build_half
@@ -275,7 +275,7 @@ def test_libraries_that_cannot_be_loaded_are_told(monkeypatch: pytest.MonkeyPatc
 def graph_runtime(tiny_bundle: Bundle, tmp_path: Path) -> CudaGraphRuntime:
     """Decode by recordings, with the CPU provider, which ignores their numbers, in the place of CUDA."""
     half = build_half(tiny_bundle, tmp_path / "half")
-    session = open_device_session(half, load_onnxruntime(), [("CPUExecutionProvider", {})])
+    session = open_device_session(half.model_path, load_onnxruntime(), [("CPUExecutionProvider", {})])
     return CudaGraphRuntime(half, session, cache_dtype=np.float16, device=StreamingHost())
 
 

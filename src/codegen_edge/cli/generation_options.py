@@ -43,7 +43,7 @@ _OPTIONS = (
         show_default=True,
         help="What becomes of a prompt that is too long.",
     ),
-    click.option("--draft", metavar="prompt-lookup|BUNDLE", help="Guess tokens to save steps; changes none of them."),
+    click.option("--draft", metavar="prompt-lookup|BUNDLE", help="Draft tokens to save steps; changes none of them."),
     click.option("--runtime", type=RUNTIME, default="cpu", show_default=True),
     click.option("--threads", type=int, help="CPU threads.  [default: all]"),
     click.option("--device", "device_id", type=int, help="cuda and tensorrt: which GPU.  [default: 0]"),

@@ -99,7 +99,7 @@ def _gpu() -> Finding:
 
 
 def _cuda() -> Finding:
-    from codegen_edge.runtimes.backends.cuda import load_cuda_provider
+    from codegen_edge.ort_session import load_cuda_provider
     from codegen_edge.runtimes.devices.cuda import driver_cuda_version, list_gpus
 
     part = "runtime cuda"
