@@ -89,8 +89,8 @@ def _quantization_lines() -> list[str]:
         "KV cache; in brackets the 95% interval over programs. Speed: the 350M shape against our own float32 in "
         f"interleaved rounds, median and range of the rounds' ratios; {_processor(result['speed']['machine'])}:",
         "",
-        "| variant | bytes, of float32 | perplexity | KL divergence | top-1 agreement "
-        "| speed of decode after 128 tokens | of a prefill of 128 tokens | of decode after 1,900 tokens |",
+        "| variant | size relative to float32 | perplexity | KL divergence | top-1 agreement "
+        "| speed-up of decode after 128 tokens | of a prefill of 128 tokens | of decode after 1,900 tokens |",
         "|---|---|---|---|---|---|---|---|",
         *rows,
     ]
@@ -115,9 +115,9 @@ def _generation_lines() -> list[str]:
         "The generation loop on the 350M shape, median and range of interleaved rounds; "
         f"{_processor(result['machine'])}:",
         "",
-        "| variant | what the loop adds to a decode step | tokens per second of eight rows, of one row "
+        "| variant | what the loop adds to a decode step | tokens per second of eight rows, relative to one row "
         "| speed-up of prompt-lookup on an edit that repeats its prompt | speed-up when its drafts fail "
-        f"| time to first token of a new turn with {tokens:,} cached tokens, of reading them |",
+        f"| time to first token of a new turn with {tokens:,} cached tokens, relative to reading them again |",
         "|---|---|---|---|---|---|",
         *rows,
     ]
@@ -151,7 +151,7 @@ def _gpu_lines() -> list[str]:
             f"torch {packages['torch']}), prompts of {result['prompt_tokens']} tokens; medians of one run:",
             "",
             "| runtime | weights | rows | prefill | decode step | tokens per second "
-            "| least time that memory allows, of the decode step |",
+            "| share of the decode step that reading weights, keys and values needs at copy bandwidth |",
             "|---|---|---|---|---|---|---|",
             *rows,
         ]

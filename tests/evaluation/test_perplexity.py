@@ -12,11 +12,13 @@ from click.testing import CliRunner
 from codegen_edge.bundle import Bundle
 from codegen_edge.cli import cli
 from codegen_edge.errors import InvalidInputError, NumericsError
+from codegen_edge.evaluation.quality.metrics import METRICS
 from codegen_edge.evaluation.quality.perplexity import measure_perplexity
 from codegen_edge.evaluation.quality.scoring import document_ids, log_sum_exp, negative_log_likelihood, teacher_forced
 from codegen_edge.exporter import load_reference_model, open_checkpoint
 from codegen_edge.runtimes import open_runtime
 from codegen_edge.tokenizer import Tokenizer
+from codegen_edge.workflows import evaluate
 
 TEXT = "def add(a, b):\n    return a + b  # 世界 🌍\n" * 3
 
@@ -110,3 +112,34 @@ def test_command_refuses_bad_text_in_one_line(
     outcome = CliRunner().invoke(cli, ["evaluate", str(tiny_bundle.path), "--text", str(tmp_path / "a.py")])
     assert isinstance(outcome.exception, InvalidInputError)
     assert message in str(outcome.exception)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_every_metric_gives_a_line_and_json(metric: str, tiny_bundle: Bundle) -> None:
+    stages: list[str] = []
+    results = evaluate(
+        tiny_bundle,
+        metrics=[metric],
+        reference=tiny_bundle,
+        texts=[TEXT, TEXT * 2],
+        max_tokens=60,
+        on_stage=lambda stage, done, total: stages.append(stage),
+    )
+    fields = json.loads(json.dumps(results[metric].to_dict()))
+    assert fields
+    assert results[metric].summary
+    assert "\n" not in results[metric].summary
+
+
+def test_metric_that_compares_needs_a_reference(tiny_bundle: Bundle) -> None:
+    with pytest.raises(InvalidInputError, match="damage compares with another bundle: give a reference"):
+        evaluate(tiny_bundle, metrics=["damage"], texts=[TEXT])
+    with pytest.raises(InvalidInputError, match="name at least one metric"):
+        evaluate(tiny_bundle, metrics=[])
+    with pytest.raises(InvalidInputError, match="no metric 'bleu'; there are: perplexity, damage"):
+        evaluate(tiny_bundle, metrics=["bleu"])
+
+
+def test_sample_of_the_texts_has_about_as_many_tokens_as_asked_for(tiny_bundle: Bundle) -> None:
+    found = evaluate(tiny_bundle, texts=[TEXT * 20, TEXT * 10], max_tokens=300)["perplexity"].to_dict()
+    assert 250 < found["num_tokens"] < 350

@@ -60,8 +60,8 @@ def runtime(
         checkpoint = open_checkpoint(tiny_checkpoint)
         made = ReferenceRuntime(load_reference_model(checkpoint), checkpoint.model)
     else:
-        bundles = {PROVING_RUNTIMES[bundle.manifest.target]: bundle for bundle in (tiny_bundle, static_bundle)}
-        made = open_runtime(request.param, bundles[request.param])
+        bundle = static_bundle if request.param == PROVING_RUNTIMES["tensorrt"] else tiny_bundle
+        made = open_runtime(request.param, bundle)
     yield made
     made.close()
 
