@@ -53,6 +53,20 @@ def _with_float_activations(path: Path) -> bytes:
     return bytes(ir.to_proto(model).SerializeToString())
 
 
-def open_runtime(bundle: Bundle, *, threads: int | None = None) -> OrtCpuRuntime:
-    """Open a bundle with the `cpu` runtime."""
+def open_runtime(bundle: Bundle, *, threads: int | None = None, exact_steps: bool = False) -> OrtRuntime:
+    """Open a bundle with the `cpu` runtime.
+
+    Args:
+        bundle: text-generation, target ort, computing in float32.
+        threads: CPU threads; None takes all that this process may use.
+        exact_steps: whether a token's logits are the same bits however the text before it was read: at once, in
+            chunks, token by token, with drafts, beside other rows, or from a saved session.
+
+    Raises:
+        RuntimeUnavailableError: exact steps are not to be had with this bundle on this machine.
+    """
+    if exact_steps:
+        from codegen_edge.runtimes.backends.ort_exact import ExactOrtRuntime
+
+        return ExactOrtRuntime(bundle, threads=threads)
     return OrtCpuRuntime(bundle, threads=threads)

@@ -34,6 +34,7 @@ from codegen_edge.cli.choices import METRIC, RUNTIME
 @click.option("--max-tokens", type=click.IntRange(min=1), help="About how many tokens to predict.  [default: all]")
 @click.option("--runtime", type=RUNTIME, default="cpu", show_default=True)
 @click.option("--threads", type=int, help="CPU threads.  [default: all]")
+@click.option("--exact-steps", is_flag=True, help="cpu: the same bits however a text is read.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def evaluate(
     bundle: Path,
@@ -43,6 +44,7 @@ def evaluate(
     max_tokens: int | None,
     runtime: str,
     threads: int | None,
+    exact_steps: bool,
     as_json: bool,
 ) -> None:
     """Measure BUNDLE on programs, each file by itself, through the KV cache that generation uses.
@@ -62,6 +64,7 @@ def evaluate(
             max_tokens=max_tokens,
             runtime=runtime,
             threads=threads,
+            exact_steps=exact_steps,
             on_stage=lambda stage, done, total: status.update(f"{stage}: {done} of {total} texts"),
         )
     if as_json:

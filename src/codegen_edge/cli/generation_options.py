@@ -46,6 +46,7 @@ _OPTIONS = (
     click.option("--draft", metavar="prompt-lookup|BUNDLE", help="Draft tokens to save steps; changes none of them."),
     click.option("--runtime", type=RUNTIME, default="cpu", show_default=True),
     click.option("--threads", type=int, help="CPU threads.  [default: all]"),
+    click.option("--exact-steps", is_flag=True, default=None, help="cpu: the same bits however a text is read."),
     click.option("--device", "device_id", type=int, help="cuda and tensorrt: which GPU.  [default: 0]"),
     click.option("--memory-limit", "memory_limit_mib", type=int, metavar="MIB", help="cuda: of GPU memory."),
     click.option("--cuda-graph", is_flag=True, default=None, help="cuda: replay decode steps as one launch."),
@@ -67,7 +68,7 @@ def generation_options(command: _Command) -> _Command:
     return command
 
 
-_RUNTIME_OPTIONS = ("threads", "device_id", "memory_limit_mib", "cuda_graph", "allow_cpu_nodes")
+_RUNTIME_OPTIONS = ("threads", "exact_steps", "device_id", "memory_limit_mib", "cuda_graph", "allow_cpu_nodes")
 
 
 def take_runtime_options(params: dict[str, Any]) -> dict[str, Any]:

@@ -23,6 +23,7 @@ def evaluate(
     max_tokens: int | None = None,
     runtime: str = "cpu",
     threads: int | None = None,
+    exact_steps: bool = False,
     on_stage: OnStage = silent,
 ) -> dict[str, MetricResult]:
     """Measure a bundle on texts, through the KV cache that generation uses.
@@ -35,6 +36,7 @@ def evaluate(
         max_tokens: about how many tokens to predict, spread over all texts; None predicts all of them.
         runtime: which runs both bundles.
         threads: CPU threads of a CPU runtime; None takes all that this process may use.
+        exact_steps: whether the cpu runtime steps exactly.
         on_stage: called with the progress.
 
     Returns:
@@ -59,7 +61,7 @@ def evaluate(
     opened = [each if isinstance(each, Bundle) else open_bundle(each) for each in given]
     runtimes: list[Runtime] = []
     try:
-        runtimes += (open_runtime(runtime, each, threads=threads) for each in opened)
+        runtimes += (open_runtime(runtime, each, threads=threads, exact_steps=exact_steps or None) for each in opened)
         results = {}
         for name, metric in chosen.items():
             results[name] = metric.measure(

@@ -1,0 +1,221 @@
+"""Exact steps: the logits of every position are the same bytes, however the text was read, in every scheme."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from codegen_edge.bundle import Bundle, open_bundle
+from codegen_edge.errors import InvalidInputError, RuntimeUnavailableError
+from codegen_edge.generation.model import Model, load_model
+from codegen_edge.quantization import QuantizeOptions, quantize_bundle
+from codegen_edge.runtimes import Runtime, open_runtime
+from codegen_edge.runtimes.backends import ort_exact
+from codegen_edge.runtimes.backends.ort_exact import ExactOrtRuntime, step_noise
+from codegen_edge.runtimes.runtime import KVCache
+
+DOCUMENTS = [np.random.default_rng(0).integers(0, 300, 120) for _ in range(6)]
+VARIANTS: dict[str, dict[str, Any]] = {
+    "fp32": {},
+    "fp16": {"scheme": "fp16"},
+    "int8": {"scheme": "int8"},
+    "int4": {"scheme": "int4"},
+    "int8-dynamic": {"scheme": "int8-dynamic"},
+    "int8, int8 KV cache": {"scheme": "int8", "kv_cache": "int8"},
+    "int4, int8 KV cache": {"scheme": "int4", "kv_cache": "int8"},
+    "int8-dynamic, int8 KV cache": {"scheme": "int8-dynamic", "kv_cache": "int8"},
+}
+LENGTH = 40
+ROWS = 3
+
+
+@pytest.fixture(scope="module", params=list(VARIANTS))
+def bundle(request: pytest.FixtureRequest, tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    options = VARIANTS[request.param]
+    if not options:
+        return tiny_bundle
+    out = tmp_path_factory.mktemp("exact") / "bundle"
+    return quantize_bundle(tiny_bundle, out, QuantizeOptions(**options), calibration_documents=DOCUMENTS)[0]
+
+
+@pytest.fixture(scope="module")
+def runtime(bundle: Bundle) -> Iterator[Runtime]:
+    opened = open_runtime("cpu", bundle, exact_steps=True)
+    assert isinstance(opened, ExactOrtRuntime)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="module")
+def texts() -> NDArray[np.int64]:
+    return np.random.default_rng(3).integers(0, 600, (ROWS, LENGTH))
+
+
+@pytest.fixture(scope="module")
+def truth(runtime: Runtime, texts: NDArray[np.int64]) -> list[NDArray[np.float32]]:
+    """[T, V] for each text, read at once and alone."""
+    return [runtime.step(text[None], runtime.new_cache(1, LENGTH), all_logits=True)[0] for text in texts]
+
+
+class Schedule:
+    """Rows that read the texts in some order of steps, and look at the bytes of every logit on the way."""
+
+    def __init__(self, runtime: Runtime, texts: NDArray[np.int64], truth: list[NDArray[np.float32]]) -> None:
+        self.runtime, self.texts, self.truth = runtime, texts, truth
+        self.cache: KVCache = runtime.new_cache(1, LENGTH)
+        self.rows = [0]  # which text each row of the batch reads
+
+    def read(self, count: int, all_logits: bool) -> None:
+        """Every row reads up to `count` more tokens."""
+        lengths = self.cache.lengths
+        counts = np.minimum(count, LENGTH - lengths)
+        if counts.min() < 1:
+            return
+        ids = np.zeros((len(self.rows), int(counts.max())), np.int64)
+        for row, (text, length, num_new) in enumerate(zip(self.rows, lengths, counts, strict=True)):
+            ids[row, :num_new] = self.texts[text, length : length + num_new]
+        logits = self.runtime.step(ids, self.cache, counts=counts, all_logits=all_logits)
+        for row, (text, length, num_new) in enumerate(zip(self.rows, lengths, counts, strict=True)):
+            if all_logits:
+                expected, found = self.truth[text][length : length + num_new], logits[row, :num_new]
+            else:
+                expected, found = self.truth[text][length + num_new - 1], logits[row]
+            assert found.tobytes() == expected.tobytes(), np.abs(found - expected).max()
+
+    def draft(self, count: int, accepted: int) -> None:
+        """The first row alone reads drafted tokens; the first `accepted` are right, the others are taken back."""
+        length = int(self.cache.lengths[0])
+        count = min(count, LENGTH - length - 1)
+        if len(self.rows) > 1 or count < 1:
+            return
+        text, right = self.rows[0], min(accepted, count)
+        ids = self.texts[text, length : length + count + 1].copy()
+        ids[1 + right :] = (ids[1 + right :] + 7) % 600
+        logits = self.runtime.step(ids[None], self.cache, all_logits=True)[0]
+        assert logits[: right + 1].tobytes() == self.truth[text][length : length + right + 1].tobytes()
+        self.cache.rewind(0, length + right + 1)
+
+    def join(self, text: int, count: int) -> None:
+        """A row that has read the beginning of a text joins."""
+        if len(self.rows) == 4:
+            return
+        other = self.runtime.new_cache(1, LENGTH)
+        self.runtime.step(self.texts[text][None, :count], other)
+        self.cache.join(other)
+        self.rows.append(text)
+
+    def leave(self, row: int) -> None:
+        """A row leaves, the last one takes its place."""
+        if len(self.rows) == 1:
+            return
+        row %= len(self.rows)
+        kept = list(range(len(self.rows) - 1))
+        if row < len(kept):
+            kept[row] = len(self.rows) - 1
+        self.cache.select(kept)
+        self.rows = [self.rows[place] for place in kept]
+
+    def rewind(self, row: int, count: int) -> None:
+        """A row forgets its last tokens."""
+        row %= len(self.rows)
+        self.cache.rewind(row, max(0, int(self.cache.lengths[row]) - count))
+
+    def reload(self) -> None:
+        """All rows are saved, and read into a new cache."""
+        saved = [self.cache.read_row(row) for row in range(len(self.rows))]
+        self.cache = self.runtime.new_cache(len(self.rows), LENGTH)
+        for row, tensors in enumerate(saved):
+            self.cache.write_row(row, tensors)
+
+
+STEP = st.one_of(
+    st.tuples(st.just("read"), st.integers(1, 9), st.booleans()),
+    st.tuples(st.just("read"), st.just(1), st.just(False)),
+    st.tuples(st.just("draft"), st.integers(1, 6), st.integers(0, 6)),
+    st.tuples(st.just("join"), st.integers(0, ROWS - 1), st.integers(1, 12)),
+    st.tuples(st.just("leave"), st.integers(0, 3)),
+    st.tuples(st.just("rewind"), st.integers(0, 3), st.integers(1, 8)),
+    st.tuples(st.just("reload")),
+)
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=st.lists(STEP, min_size=3, max_size=14))
+def test_no_schedule_changes_a_bit(
+    steps: list[tuple[Any, ...]],
+    runtime: Runtime,
+    texts: NDArray[np.int64],
+    truth: list[NDArray[np.float32]],
+) -> None:
+    schedule = Schedule(runtime, texts, truth)
+    for name, *arguments in steps:
+        getattr(schedule, name)(*arguments)
+
+
+def test_probe_finds_no_difference(runtime: ExactOrtRuntime) -> None:
+    assert step_noise(runtime) == 0
+
+
+def test_text_is_the_same_alone_in_a_batch_with_drafts_and_in_a_session(bundle: Bundle, tmp_path: Path) -> None:
+    prompts = ["def f(x):", "import os\n", "class Stack:\n    def push(self, item):", "x = 1"]
+    options: dict[str, Any] = {"max_new_tokens": 24, "temperature": 0.8, "seed": 5, "top_logprobs": 0}
+
+    def all_ways(model: Model) -> None:
+        alone = [model.generate(prompt, **options) for prompt in prompts]
+        ways: dict[str, Callable[[], list[Any]]] = {
+            "batch": lambda: model.generate(prompts, **options),
+            "prompt-lookup": lambda: [model.generate(prompt, draft="prompt-lookup", **options) for prompt in prompts],
+            "draft model": lambda: [model.generate(prompt, draft=model, **options) for prompt in prompts],
+            "small chunks": lambda: [model.generate(prompt, prefill_chunk=3, **options) for prompt in prompts],
+        }
+        for name, way in ways.items():
+            for one, other in zip(alone, way(), strict=True):
+                assert (one.token_ids, one.logprobs) == (other.token_ids, other.logprobs), name
+
+        session = model.session()
+        session.append(prompts[2])
+        first = session.generate(**options)
+        session.save(tmp_path / "session")
+        session.append("\n    def pop(self):")
+        for continued in (session, model.load_session(tmp_path / "session")):
+            if continued is not session:
+                continued.append("\n    def pop(self):")
+            found = continued.fork().generate(**options)
+            fresh = model.session()
+            fresh._ids = list(continued.token_ids)
+            expected = fresh.generate(**options)
+            assert (found.token_ids, found.logprobs) == (expected.token_ids, expected.logprobs)
+        assert first.token_ids == alone[2].token_ids
+
+    with load_model(bundle.path, exact_steps=True) as model:
+        all_ways(model)
+
+
+def test_kernel_that_is_not_exact_is_refused_with_what_was_measured(
+    tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ort_exact, "step_noise", lambda runtime: 2.5e-3)
+    with pytest.raises(RuntimeUnavailableError, match=r"cannot be stepped exactly .* by up to 2\.5e-03"):
+        open_runtime("cpu", tiny_bundle, exact_steps=True)
+
+
+def test_steps_without_the_filler_are_found_by_the_probe(trained_bundle: Bundle, tmp_path: Path) -> None:
+    """The probe can fail: it is not blind to what plain steps do."""
+    out = tmp_path / "int4"
+    quantized, _ = quantize_bundle(trained_bundle, out, QuantizeOptions(scheme="int4", method="round"))
+    plain = open_runtime("cpu", open_bundle(quantized.path, check="size"))
+    assert step_noise(plain) > 1e-6
+    plain.close()
+
+
+@pytest.mark.parametrize("name", ["static-cpu", "cuda", "tensorrt"])
+def test_runtime_that_has_no_exact_steps_refuses_them(name: str, tiny_bundle: Bundle) -> None:
+    with pytest.raises(InvalidInputError, match=f"runtime {name} has no exact_steps"):
+        open_runtime(name, tiny_bundle, exact_steps=True)
