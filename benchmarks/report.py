@@ -13,6 +13,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 RESULTS = REPOSITORY / "benchmarks" / "results"
 README = REPOSITORY / "README.md"
 GPU_PAGE = REPOSITORY / "docs" / "gpu.md"
+EXACTNESS_PAGE = REPOSITORY / "docs" / "exactness.md"
+PAGES = (README, GPU_PAGE, EXACTNESS_PAGE)
 PICTURE = REPOSITORY / "docs" / "export_memory.svg"
 START, END = "<!-- results:", "<!-- end of results -->"
 
@@ -24,16 +26,16 @@ def load(name: str) -> dict[str, Any]:
 
 
 def render(page: Path) -> str:
-    """README or docs/gpu.md with its results section written anew."""
+    """A page with its results section written anew."""
     head, _, rest = page.read_text().partition(START)
     comment, _, rest = rest.partition("\n")
     _, _, tail = rest.partition(END)
-    parts = (
-        [_gpu_lines()]
-        if page == GPU_PAGE
-        else [_parity_lines(), _interop_lines(), _quantization_lines(), _generation_lines(), _memory_lines()]
-    )
-    section = "\n\n".join("\n".join(lines) for lines in parts)
+    parts = {
+        README: (_parity_lines, _interop_lines, _exactness_line, _quantization_lines, _generation_lines, _memory_lines),
+        GPU_PAGE: (_gpu_lines,),
+        EXACTNESS_PAGE: (_count_lines, _cost_lines),
+    }
+    section = "\n\n".join("\n".join(lines()) for lines in parts[page])
     return f"{head}{START}{comment}\n{section}\n{END}{tail}"
 
 
@@ -133,6 +135,69 @@ def _processor(machine: dict[str, Any]) -> str:
     return f"{machine['cores']} cores, {machine['processor']} ({', '.join(features)}; {vnni})"
 
 
+def _exactness_line() -> list[str]:
+    counts = load("exactness.json")["counts"]
+    exact = [changes for scheme in counts["schemes"].values() for changes in _changes(scheme["exact"])]
+    plain = {name: sum(_changes(scheme["plain"])) for name, scheme in counts["schemes"].items()}
+    listed = ", ".join(f"{name} {changed}" for name, changed in plain.items())
+    ways = len(_changes(next(iter(counts["schemes"].values()))["plain"]))
+    return [
+        f"Bit for bit: with [exact steps](docs/exactness.md), batches, drafts, sessions and chunks changed {sum(exact)} "
+        f"of {len(exact) * counts['num_completions']:,} completions, in every scheme together. Without them, of "
+        f"{ways * counts['num_completions']} each: {listed}."
+    ]
+
+
+def _changes(counted: dict[str, Any]) -> list[int]:
+    return [changed for ways in counted.values() if isinstance(ways, dict) for changed in ways.values()]
+
+
+def _count_lines() -> list[str]:
+    counts = load("exactness.json")["counts"]
+    ways = list(next(iter(counts["schemes"].values()))["plain"]["greedy"])
+    rows = []
+    for name, scheme in counts["schemes"].items():
+        for kind, label in (("plain", "plain steps"), ("exact", "exact steps")):
+            counted = scheme[kind]
+            choices = [choice for choice, found in counted.items() if isinstance(found, dict)]
+            cells = [" / ".join(str(counted[choice][way]) for choice in choices) for way in ways]
+            rows.append(f"| {name} | {label} | {counted['step_noise']:.1e} | {' | '.join(cells)} |")
+    return [
+        f"Completions of {counts['num_completions']} that differ from each prompt completed alone, greedy / sampled at "
+        f"temperature 0.8 with a seed, {counts['new_tokens']} tokens each, the trained checkpoint; "
+        f"{_processor(counts['machine'])}:",
+        "",
+        f"| scheme | steps | largest difference of a logit in the probe | {' | '.join(ways)} |",
+        f"|---|---|---|{'---|' * len(ways)}",
+        *rows,
+    ]
+
+
+def _cost_lines() -> list[str]:
+    cost = load("exactness.json")["cost"]
+    rows = []
+    for name, fields in cost.items():
+        if name == "machine":
+            continue
+        cells = []
+        for figure in ("prefill", "decode", "decode_8_rows"):
+            shown = f"{fields[f'{figure}_ms']['median']:.0f} ms"
+            if f"{figure}_cost" in fields:
+                low, *_, high = fields[f"{figure}_cost"]
+                middle = fields[f"{figure}_cost"][len(fields[f"{figure}_cost"]) // 2]
+                shown += f" ({middle:+.0%}, {low:+.0%} to {high:+.0%})"
+            cells.append(shown)
+        rows.append(f"| {name} | {' | '.join(cells)} |")
+    return [
+        "The cost on the 350M shape: median of interleaved rounds; in brackets against plain steps of the same round, "
+        f"median and range; {_processor(cost['machine'])}:",
+        "",
+        "| scheme | prefill of 128 tokens | decode step | decode step of 8 rows |",
+        "|---|---|---|---|",
+        *rows,
+    ]
+
+
 def _gpu_lines() -> list[str]:
     lines: list[str] = []
     for path in sorted(RESULTS.glob("gpu-*.json")):
@@ -199,6 +264,6 @@ def draw() -> None:
 
 
 if __name__ == "__main__":
-    for page in (README, GPU_PAGE):
+    for page in PAGES:
         page.write_text(render(page))
     draw()

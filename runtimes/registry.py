@@ -35,8 +35,9 @@ def open_runtime(name: str, bundle: Bundle, **options: Any) -> Runtime:
     Args:
         name: a key of RUNTIMES.
         bundle: an opened bundle for text generation.
-        **options: of this runtime: `threads` of the CPU ones; `exact_steps` of cpu; `device_id`, `memory_limit_mib`, `cuda_graph`,
-            `allow_cpu_nodes` of cuda; `device_id` of tensorrt. None stands for an option that was not given.
+        **options: of this runtime: `threads` of the CPU ones; `exact_steps` of cpu; `device_id`, `memory_limit_mib`,
+            `cuda_graph`, `allow_cpu_nodes` of cuda; `device_id` of tensorrt. None stands for an option that was not
+            given.
 
     Raises:
         InvalidInputError: no runtime has this name, or this one has no such option.

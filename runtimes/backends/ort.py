@@ -60,7 +60,7 @@ class OrtRuntime:
         expected[contract.LOGITS] = [self.config.vocab_size]
         for layer, part in product(range(self.config.num_layers), contract.KV_PARTS):
             expected[contract.past_name(layer, part)] = expected[contract.present_name(layer, part)] = past
-        expected |= {name: [] for name in self._own_inputs}
+        expected |= self._own_inputs
         values = [*self._session.get_inputs(), *self._session.get_outputs()]
         found = {value.name: [dim for dim in value.shape if isinstance(dim, int)] for value in values}
         wrong = sorted(name for name in found.keys() | expected.keys() if found.get(name) != expected.get(name))
@@ -68,9 +68,9 @@ class OrtRuntime:
             raise BundleError(f"{bundle.model_path} is not the graph of {bundle.manifest.model}: {wrong[0]} differs")
 
     @property
-    def _own_inputs(self) -> tuple[str, ...]:
-        """Inputs that the session has beside those of the contract."""
-        return ()
+    def _own_inputs(self) -> dict[str, list[int]]:
+        """Inputs that the session has beside those of the contract, with the axes that are fixed."""
+        return {}
 
     def new_cache(self, batch_size: int, capacity: int) -> KVBuffers:
         """Empty KV buffers for `batch_size` rows of up to `capacity` tokens."""

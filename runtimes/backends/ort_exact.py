@@ -1,11 +1,14 @@
 """Exact steps on the CPU provider: a token's logits are the same bits however the text before it was read.
 
-Kernels that multiply matrices take several rows at a time and a lone last row another way, which sums in another order;
+Kernels that multiply matrices take rows in pairs and a last lone row another way, which sums in another order;
 attention over one new token does, too. Measured over onnxruntime 1.32's kernels, with VNNI and without
-(benchmarks/results/exactness.json): the bits of a row do not depend on the other rows as long as their number is even.
-So every run here has an even number of tokens per row: where a step has an odd one, a filler token follows, whose keys
-and values the row's next token overwrites. Rows of one batch are told apart by GroupQueryAttention's `query_seqlens`
-(onnxruntime 1.32), which the graph is given when it is loaded; the bundle stays as it is.
+(benchmarks/results/exactness.json): the bits of a row do not depend on the other rows of a product as long as their
+number is even, nor on the other tokens of an attention as long as there are two.
+
+So every run here has an even number of tokens over all rows: an odd number of rows with an odd number of tokens each
+gets a filler token behind every row, whose keys and values the row's next token overwrites. And attention is given two
+tokens where a row has one; the second one is padding, inside the graph. Rows are told apart by GroupQueryAttention's
+`query_seqlens` (onnxruntime 1.32). The graph is changed so when it is loaded; the bundle stays as it is.
 """
 
 from __future__ import annotations
@@ -26,15 +29,16 @@ from codegen_edge.runtimes.runtime import KVCache, Logits, Runtime, TokenIds
 from codegen_edge.runtimes.step_input import check_step
 
 _QUERY_LENGTHS = "query_seqlens"
+_PADS, _NUM_NEW = "attention_pads", "num_new_tokens"
 _QUERY_LENGTHS_INPUT = 16  # of GroupQueryAttention (onnxruntime, docs/ContribOperators.md)
-_ROW = 2  # tokens per row that a run has at least, and a multiple of which it has
+_PAIR = 2  # rows of a product, of which a run has a multiple; and tokens of an attention, of which a row has so many
 _FILLER = 0  # any id of the vocabulary: nothing of it is read
 _PROBE_TOKENS = 9
 _PROBE_SEED = 0
 
 
 class ExactOrtRuntime(OrtRuntime):
-    """The `cpu` runtime with exact steps. A step of one token costs a step of two.
+    """The `cpu` runtime with exact steps.
 
     Args:
         bundle: text-generation, target ort, computing in float32.
@@ -50,9 +54,7 @@ class ExactOrtRuntime(OrtRuntime):
         bundle.require_task("text-generation")
         bundle.require_graph("cpu", target="ort", compute=("fp32",))
         try:
-            session = open_session(
-                _with_query_lengths(bundle.model_path), threads, weights_folder=bundle.model_path.parent
-            )
+            session = open_session(_exact_graph(bundle.model_path), threads, weights_folder=bundle.model_path.parent)
         except BundleError as exc:
             raise RuntimeUnavailableError(
                 f"exact steps need GroupQueryAttention with {_QUERY_LENGTHS}, onnxruntime 1.32 or newer: {exc}"
@@ -67,14 +69,14 @@ class ExactOrtRuntime(OrtRuntime):
             )
 
     @property
-    def _own_inputs(self) -> tuple[str, ...]:
-        return (_QUERY_LENGTHS,)
+    def _own_inputs(self) -> dict[str, list[int]]:
+        return {_QUERY_LENGTHS: [], _PADS: [6], _NUM_NEW: [1]}
 
     def new_cache(self, batch_size: int, capacity: int) -> KVBuffers:
         """Empty KV buffers for `batch_size` rows of up to `capacity` tokens, and a filler."""
         check_cache_size(self.config, batch_size, capacity)
         return KVBuffers(
-            self.config, batch_size, capacity, self._cache_dtype, padding=_ROW - 1, options=[run_options()]
+            self.config, batch_size, capacity, self._cache_dtype, padding=_PAIR - 1, options=[run_options()]
         )
 
     def step(
@@ -102,31 +104,35 @@ class ExactOrtRuntime(OrtRuntime):
         return logits if all_logits else logits[:, -1]
 
     def _run_even(self, token_ids: TokenIds, cache: KVBuffers, rows: slice, *, all_logits: bool) -> Logits:
-        """Run the graph over an even number of tokens per row; the logits of the real ones, [B, T or 1, V]."""
+        """Run the graph over an even number of tokens; the logits of the real ones, [B, T or 1, V]."""
         if self._session is None:
             raise BackendError(f"the {self.name} runtime was closed")
         batch_size, num_new = token_ids.shape
-        num_fed = num_new + num_new % _ROW
+        num_fed = num_new + num_new * batch_size % _PAIR
+        num_attended = max(num_fed, _PAIR)
         ids = np.full((batch_size, num_fed), _FILLER, np.int64)
         ids[:, :num_new] = token_ids
-        totals = cache.lengths[rows] + num_fed
-        span = int(totals.max())
-        mask = (np.arange(span) < totals[:, None]).astype(np.int64)
-        # The LM head is a product as well: it gets two positions per row, one of which may be the filler's.
-        logits = np.empty((batch_size, num_fed if all_logits else _ROW, self.config.vocab_size), np.float32)
+        totals = cache.lengths[rows] + num_attended
+        mask = (np.arange(int(totals.max())) < totals[:, None]).astype(np.int64)
+        # The LM head is a product as well: of an odd number of rows it gets two positions each.
+        num_kept = num_fed if all_logits else 1 + batch_size % _PAIR
+        logits = np.empty((batch_size, num_kept, self.config.vocab_size), np.float32)
+        inputs = {
+            contract.INPUT_IDS: ids,
+            contract.ATTENTION_MASK: mask,
+            contract.NUM_LOGITS_TO_KEEP: np.array([num_kept], np.int64),
+            _QUERY_LENGTHS: np.full(batch_size, num_attended, np.int32),
+            _PADS: np.array([0, 0, 0, 0, num_attended - num_fed, 0], np.int64),
+            _NUM_NEW: np.array([num_fed], np.int64),
+        }
         binding: Any = cache.binding(self._session, rows)
-        bind_host(binding.bind_input, contract.INPUT_IDS, ids)
-        bind_host(binding.bind_input, contract.ATTENTION_MASK, mask)
-        bind_host(
-            binding.bind_input, contract.NUM_LOGITS_TO_KEEP, keep := np.array([0 if all_logits else _ROW], np.int64)
-        )
-        bind_host(binding.bind_input, _QUERY_LENGTHS, lengths := np.full(batch_size, num_fed, np.int32))
+        for name, values in inputs.items():
+            bind_host(binding.bind_input, name, values)
         bind_host(binding.bind_output, contract.LOGITS, logits)
         run_bound(self._session, binding, cache, ids.shape)
-        del keep, lengths  # bound by address until here
         if all_logits:
             return logits[:, :num_new]
-        last = num_new - 1 - (num_fed - _ROW)
+        last = num_new - 1 - (num_fed - num_kept)
         return logits[:, last : last + 1]
 
 
@@ -151,15 +157,40 @@ def step_noise(runtime: Runtime) -> float:
     return largest
 
 
-def _with_query_lengths(path: Path) -> bytes:
-    """The graph with one more input, how many of the new tokens each row has, given to every attention."""
+def _exact_graph(path: Path) -> bytes:
+    """The graph with attention over padded queries, and three more inputs that say how they are padded."""
     model = ir.load(path)
-    lengths = ir.Value(
-        name=_QUERY_LENGTHS, shape=ir.Shape([contract.AXIS_BATCH]), type=ir.TensorType(ir.DataType.INT32)
-    )
-    model.graph.inputs.append(lengths)
-    for node in model.graph:
-        if node.op_type == "GroupQueryAttention":
-            node.resize_inputs(_QUERY_LENGTHS_INPUT + 1)
-            node.replace_input_with(_QUERY_LENGTHS_INPUT, lengths)
+    graph = model.graph
+    lengths = _input(graph, _QUERY_LENGTHS, [contract.AXIS_BATCH], ir.DataType.INT32)
+    pads = _input(graph, _PADS, [6], ir.DataType.INT64)  # before and behind each of [B, T, 3*H*D]
+    num_new = _input(graph, _NUM_NEW, [1], ir.DataType.INT64)
+    start, axis = (_constant(graph, f"{_NUM_NEW}.{name}", value) for name, value in (("start", 0), ("axis", 1)))
+    for node in [node for node in graph if node.op_type == "GroupQueryAttention"]:
+        node.resize_inputs(_QUERY_LENGTHS_INPUT + 1)
+        node.replace_input_with(_QUERY_LENGTHS_INPUT, lengths)
+        queries, attended = node.inputs[0], node.outputs[0]
+        assert queries is not None
+        padded = ir.node("Pad", [queries, pads], name=f"{node.name}.Pad")
+        padded.outputs[0].type = queries.type
+        cut = ir.node("Slice", [attended, start, num_new, axis], name=f"{node.name}.Slice")
+        cut.outputs[0].type = attended.type
+        ir.convenience.replace_all_uses_with(attended, cut.outputs[0])
+        cut.replace_input_with(0, attended)
+        attended.shape = None
+        node.replace_input_with(0, padded.outputs[0])
+        graph.insert_before(node, padded)
+        graph.insert_after(node, cut)
     return bytes(ir.to_proto(model).SerializeToString())
+
+
+def _input(graph: ir.Graph, name: str, shape: list[str | int], dtype: ir.DataType) -> ir.Value:
+    value = ir.Value(name=name, shape=ir.Shape(shape), type=ir.TensorType(dtype))
+    graph.inputs.append(value)
+    return value
+
+
+def _constant(graph: ir.Graph, name: str, number: int) -> ir.Value:
+    value = ir.Value(name=name, shape=ir.Shape([1]), type=ir.TensorType(ir.DataType.INT64))
+    value.const_value = ir.tensor(np.array([number], np.int64), name=name)
+    graph.register_initializer(value)
+    return value

@@ -8,8 +8,9 @@ from typing import Any
 
 from codegen_edge.bundle import Bundle, open_bundle
 from codegen_edge.bundle.storage import MANIFEST_FILE
-from codegen_edge.errors import InvalidInputError
+from codegen_edge.errors import InvalidInputError, RuntimeUnavailableError
 from codegen_edge.evaluation.parity.compare import DEFAULT_STEPS, ParityReport
+from codegen_edge.runtimes import open_runtime
 from codegen_edge.workflows.packages import require_export_packages
 from codegen_edge.workflows.progress import OnStage, silent
 
@@ -80,9 +81,31 @@ def verify(
     checkpoint = open_checkpoint(located.folder)
     report = verify_bundle(opened, checkpoint, runtime=runtime, num_steps=num_steps)
     verdict = verdict_of(report, opened, checkpoint.source(located.name, located.revision))
+    verdict |= _step_noise(opened)
     opened.record_parity(verdict)
     is_source = bool(verdict["reference"]["is_source"])
     return Verified(bundle=opened, report=report, verdict=verdict, is_source=is_source)
+
+
+def _step_noise(bundle: Bundle) -> dict[str, Any]:
+    """By how much logits differ on this machine with the way a text is read, in plain and in exact steps.
+
+    For bundles that the cpu runtime runs; None where exact steps are not to be had here.
+    """
+    if bundle.manifest.target != "ort" or bundle.manifest.task != "text-generation":
+        return {}
+    from codegen_edge.runtimes.backends.ort_exact import step_noise
+
+    noise: dict[str, float | None] = {}
+    for name, is_exact in (("plain", None), ("exact", True)):
+        try:
+            runtime = open_runtime("cpu", bundle, exact_steps=is_exact)
+        except RuntimeUnavailableError:
+            noise[name] = None
+            continue
+        noise[name] = step_noise(runtime)
+        runtime.close()
+    return {"step_noise": noise}
 
 
 def is_bundle(reference: str | Path) -> bool:
