@@ -16,11 +16,17 @@ NEWEST_VENV ?= .venv-newest
 COMPATIBILITY := $(PYTHON) -m benchmarks.compatibility
 # Deprecations of a release that came out today are shown, and fail nothing.
 MAIN_JOB := -m pytest -W default tests/test_main_job.py
+# mkdocs reads the sources and imports none, so the project itself is not installed there.
+DOCS_VENV ?= .venv-docs
+DOCS_STAMP := $(DOCS_VENV)/.installed
+PRINT_DOCS_EXTRA := import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
+	print(*project["optional-dependencies"]["docs"], sep="\n")
 ROOMS := exporter runtimes generation quantization evaluation checkpoints
+LINK_ROOMS = for room in $(ROOMS); do ln -sfn ../../$$room src/codegen_edge/$$room; done
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo train test test-oldest test-newest compatibility constraints lint typecheck bench test-gpu \
-	bench-gpu interop wheel release-check clean
+	bench-gpu interop docs wheel release-check clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -29,7 +35,7 @@ install: $(STAMP) ## set up .venv with everything that development needs
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	for room in $(ROOMS); do ln -sfn ../../$$room src/codegen_edge/$$room; done
+	$(LINK_ROOMS)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt $(TORCH)
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $(STAMP)
@@ -37,8 +43,8 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP) ## export the trained checkpoint, prove it equal, quantize it, generate with it
 	$(BIN)/codegen-edge demo .demo
 
-test: $(STAMP) ## run the test suite; the main job has targets of its own
-	$(BIN)/python -m pytest --ignore tests/test_main_job.py
+test: $(STAMP) ## run the test suite and measure its coverage; the main job has targets of its own
+	$(BIN)/python -m pytest --ignore tests/test_main_job.py --cov
 
 test-oldest: ## the main job on the lowest versions that pyproject.toml admits, in .venv-oldest
 	rm -rf build
@@ -72,7 +78,7 @@ lint: $(STAMP) ## check style and formatting
 
 typecheck: $(STAMP) ## check types, strictly
 	$(BIN)/mypy
-	$(BIN)/mypy tests benchmarks training
+	$(BIN)/mypy tests benchmarks training examples
 
 train: $(STAMP) ## train the checkpoint that ships with us anew; Ctrl-C and the same command go on
 	$(BIN)/python -m training.train
@@ -87,7 +93,7 @@ bench: $(STAMP) ## measure export memory, 350M parity, quantization, generation 
 
 $(GPU_STAMP): pyproject.toml
 	$(PYTHON) -m venv $(GPU_VENV)
-	for room in $(ROOMS); do ln -sfn ../../$$room src/codegen_edge/$$room; done
+	$(LINK_ROOMS)
 	$(GPU_VENV)/bin/python -m pip install --quiet torch
 	$(GPU_VENV)/bin/python -m pip install --quiet --editable '.[cuda,$(TENSORRT),test]'
 	touch $(GPU_STAMP)
@@ -103,6 +109,16 @@ bench-gpu: $(GPU_STAMP) ## there: prefill and decode of the 350M and 2B shapes b
 interop: $(STAMP) ## generate from one bundle with optimum-onnx and transformers.js, each in its own environment
 	$(BIN)/python -m benchmarks.interop.run
 
+$(DOCS_STAMP): pyproject.toml
+	$(PYTHON) -m venv $(DOCS_VENV)
+	$(LINK_ROOMS)
+	$(PYTHON) -c '$(PRINT_DOCS_EXTRA)' > $(DOCS_VENV)/requirements.txt
+	$(DOCS_VENV)/bin/python -m pip install --quiet --requirement $(DOCS_VENV)/requirements.txt
+	touch $(DOCS_STAMP)
+
+docs: $(DOCS_STAMP) ## build the pages and the API reference into site/; a broken link fails
+	NO_MKDOCS_2_WARNING=1 $(DOCS_VENV)/bin/python -m mkdocs build --strict
+
 wheel: $(STAMP) ## build dist/*.whl
 	rm -rf build
 	$(BIN)/python -m build --wheel
@@ -112,5 +128,5 @@ release-check: $(STAMP) ## build sdist and wheel, check them, run README's tour 
 	$(BIN)/python -m benchmarks.release_check
 
 clean: ## remove what the targets made, but for .train, the state of a long training
-	rm -rf $(VENV) $(GPU_VENV) $(OLDEST_VENV) $(NEWEST_VENV) .venv-constraints build dist *.egg-info .interop .demo* .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(GPU_VENV) $(OLDEST_VENV) $(NEWEST_VENV) $(DOCS_VENV) .venv-constraints build dist site *.egg-info .coverage .interop .demo* .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	rm -f $(addprefix src/codegen_edge/,$(ROOMS))

@@ -142,9 +142,9 @@ def _exactness_line() -> list[str]:
     listed = ", ".join(f"{name} {changed}" for name, changed in plain.items())
     ways = len(_changes(next(iter(counts["schemes"].values()))["plain"]))
     return [
-        f"Bit for bit: with [exact steps](docs/exactness.md), batches, drafts, sessions and chunks changed {sum(exact)} "
-        f"of {len(exact) * counts['num_completions']:,} completions, in every scheme together. Without them, of "
-        f"{ways * counts['num_completions']} each: {listed}."
+        "Bit for bit: with [exact steps](docs/exactness.md), batches, drafts, sessions and chunks changed "
+        f"{sum(exact)} of {len(exact) * counts['num_completions']:,} completions, in every scheme together. Without them, "
+        f"of {ways * counts['num_completions']} each: {listed}."
     ]
 
 

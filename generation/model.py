@@ -218,7 +218,8 @@ def load_model(path: str | Path, *, runtime: str = "cpu", check: Check = "full",
         path: a folder written by `codegen-edge export`, `quantize` or `build`.
         runtime: "cpu", "cuda", "tensorrt", "static-cpu"; the one that is named is used, or an error is raised.
         check: "full" compares every file's sha256 first, "size" the sizes only (a faster start).
-        **options: of the runtime, for example `threads` and `exact_steps` of cpu, or `device_id` of cuda; see `open_runtime`.
+        **options: of the runtime, for example `threads` and `exact_steps` of cpu, or `device_id` of cuda; see
+            `open_runtime`.
 
     Raises:
         BundleError: the folder is no bundle for text generation.

@@ -26,7 +26,11 @@ class KVCache(Protocol):
         """[B] int64, tokens that each row holds now (P of the row)."""
 
     def rewind(self, row: int, length: int) -> None:
-        """Forget what row `row` holds beyond its first `length` tokens."""
+        """Forget what row `row` holds beyond its first `length` tokens.
+
+        Raises:
+            InvalidInputError: the row holds fewer.
+        """
 
     def select(self, rows: Sequence[int], shared: int = 0) -> None:
         """Make the batch `rows` of what it was: some leave, change places or are repeated.
@@ -53,7 +57,11 @@ class KVCache(Protocol):
         """Copies of what a row holds: [H, P, D] by the contract's past names."""
 
     def write_row(self, row: int, tensors: Mapping[str, NDArray[Any]]) -> None:
-        """Make a row hold what `read_row` gave; raise InvalidInputError where shapes or dtypes are others."""
+        """Make a row hold what `read_row` gave.
+
+        Raises:
+            InvalidInputError: shapes or dtypes are others, or the tokens do not fit the capacity.
+        """
 
     def interrupt(self) -> None:
         """Make the step in flight on this cache raise CancelledError soon. Callable from any thread."""
@@ -102,4 +110,4 @@ class Runtime(Protocol):
         """
 
     def close(self) -> None:
-        """Free what the runtime holds; calling it twice is allowed, stepping afterwards is not."""
+        """Free what the runtime holds; calling it twice is allowed, stepping afterwards is a BackendError."""

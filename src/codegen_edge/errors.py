@@ -102,7 +102,8 @@ class ParityError(CodegenEdgeError):
     """A bundle is not equal to its reference within the tolerance.
 
     Args:
-        message, hint: as of every error.
+        message: as of every error.
+        hint: as of every error.
         report: the comparison, a ParityReport, where there is one.
     """
 

@@ -55,7 +55,6 @@ def quantize(
     from codegen_edge.cli.progress import shown_progress
     from codegen_edge.cli.tables import budget_line, tensor_table
     from codegen_edge.cli.texts import read_text
-    from codegen_edge.evaluation.quality.damage import damage_line
 
     check_target(out, overwrite=options["overwrite"])
     texts = [read_text(path) for path in calibration]
@@ -77,4 +76,4 @@ def quantize(
     if report.budget is not None:
         stderr.print(budget_line(report.budget))
     share = made.size_bytes / opened.size_bytes
-    stdout.print(f"{out}: {made.size_bytes / 1e6:.1f} MB ({share:.1%} of {bundle}), {damage_line(report.damage)}")
+    stdout.print(f"{out}: {made.size_bytes / 1e6:.1f} MB ({share:.1%} of {bundle}), {quantized.summary}")

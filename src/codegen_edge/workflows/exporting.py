@@ -29,6 +29,11 @@ class Exported:
     parity: ParityReport | None = None
     quantization: QuantizationReport | None = None
 
+    @property
+    def is_equal(self) -> bool:
+        """Whether it was compared with the reference and is equal to it; an export that is not raises ParityError."""
+        return self.parity is not None and self.parity.is_equal
+
 
 def export(
     checkpoint: str | Path,

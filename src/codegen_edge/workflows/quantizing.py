@@ -10,7 +10,7 @@ from codegen_edge.bundle import Bundle, contract, open_bundle
 from codegen_edge.bundle.storage import check_target
 from codegen_edge.checkpoints.corpora import load_corpus
 from codegen_edge.errors import InvalidInputError
-from codegen_edge.evaluation.quality.damage import Damage, measure_damage
+from codegen_edge.evaluation.quality.damage import Damage, damage_line, measure_damage
 from codegen_edge.evaluation.quality.scoring import document_ids
 from codegen_edge.quantization.report import QuantizationReport
 from codegen_edge.runtimes import open_runtime
@@ -34,6 +34,11 @@ class Quantized:
 
     bundle: Bundle
     report: QuantizationReport
+
+    @property
+    def summary(self) -> str:
+        """What it did to the model, in a line."""
+        return damage_line(self.report.damage)
 
 
 def quantize(
