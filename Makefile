@@ -26,7 +26,7 @@ LINK_ROOMS = for room in $(ROOMS); do ln -sfn ../../$$room src/codegen_edge/$$ro
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo train test test-oldest test-newest compatibility constraints lint typecheck bench test-gpu \
-	bench-gpu interop docs wheel release-check clean
+	bench-gpu exactness interop docs wheel release-check clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
@@ -105,6 +105,9 @@ test-gpu: $(GPU_STAMP) ## on a machine with an NVIDIA GPU: conformance and parit
 bench-gpu: $(GPU_STAMP) ## there: prefill and decode of the 350M and 2B shapes beside torch
 	$(GPU_VENV)/bin/codegen-edge doctor
 	$(GPU_VENV)/bin/python -m benchmarks.gpu
+
+exactness: $(STAMP) ## 1,000 random schedules for each scheme with exact steps, every logit compared as bytes
+	CODEGEN_EDGE_SCHEDULES=1000 $(BIN)/python -m pytest tests/runtimes/test_exact.py -k schedule --timeout 3600
 
 interop: $(STAMP) ## generate from one bundle with optimum-onnx and transformers.js, each in its own environment
 	$(BIN)/python -m benchmarks.interop.run

@@ -143,8 +143,8 @@ def _exactness_line() -> list[str]:
     ways = len(_changes(next(iter(counts["schemes"].values()))["plain"]))
     return [
         "Bit for bit: with [exact steps](docs/exactness.md), batches, drafts, sessions and chunks changed "
-        f"{sum(exact)} of {len(exact) * counts['num_completions']:,} completions, in every scheme together. Without them, "
-        f"of {ways * counts['num_completions']} each: {listed}."
+        f"{sum(exact)} of {len(exact) * counts['num_completions']:,} completions, in every scheme together. Without "
+        f"them, of {ways * counts['num_completions']} each: {listed}."
     ]
 
 

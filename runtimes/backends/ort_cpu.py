@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from codegen_edge.ort_session import open_session
 from codegen_edge.runtimes.backends.kv_buffers import cache_dtype
 from codegen_edge.runtimes.backends.ort import OrtRuntime
 
+_ONE_SCALE = b"DynamicQuantizeMatMul"
 _FLOAT_ACTIVATIONS = 1  # of MatMulNBits' accuracy_level (ContribOperators.md)
 
 
@@ -38,8 +40,20 @@ class OrtCpuRuntime(OrtRuntime):
         bundle.require_graph("cpu", target="ort", compute=("fp32",))
         folder = None if rounds_activations else bundle.model_path.parent
         model = bundle.model_path if rounds_activations else _with_float_activations(bundle.model_path)
+        if bundle.manifest.precision == "int8-dynamic":
+            _warn_where_rows_meet(bundle.model_path)
         session = open_session(model, threads, weights=weights, weights_folder=folder)
         super().__init__("cpu", bundle, session, cache_dtype=cache_dtype(bundle.manifest))
+
+
+def _warn_where_rows_meet(path: Path) -> None:
+    """Warn of a graph that takes one activation scale for all rows of a step; later versions write no such one."""
+    if _ONE_SCALE in path.read_bytes():
+        warnings.warn(
+            f"{path} rounds the activations of all rows of a step with one scale: what a row generates depends on the "
+            "rows beside it. Quantize the fp32 bundle again",
+            stacklevel=4,
+        )
 
 
 def _with_float_activations(path: Path) -> bytes:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -33,6 +36,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "int8-dynamic, int8 KV cache": {"scheme": "int8-dynamic", "kv_cache": "int8"},
 }
 LENGTH = 40
+SCHEDULES = int(os.environ.get("CODEGEN_EDGE_SCHEDULES", "40"))  # for each variant; `make exactness` runs 1,000
 ROWS = 3
 
 
@@ -146,7 +150,7 @@ STEP = st.one_of(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=SCHEDULES, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(steps=st.lists(STEP, min_size=3, max_size=14))
 def test_no_schedule_changes_a_bit(
     steps: list[tuple[Any, ...]],
@@ -219,3 +223,13 @@ def test_steps_without_the_filler_are_found_by_the_probe(trained_bundle: Bundle,
 def test_runtime_that_has_no_exact_steps_refuses_them(name: str, tiny_bundle: Bundle) -> None:
     with pytest.raises(InvalidInputError, match=f"runtime {name} has no exact_steps"):
         open_runtime(name, tiny_bundle, exact_steps=True)
+
+
+def test_graph_of_an_earlier_version_warns_that_rows_meet(bundle_copy: Bundle) -> None:
+    path = bundle_copy.model_path
+    model = onnx.load(str(path), load_external_data=False)
+    model.doc_string = "DynamicQuantizeMatMul"
+    path.write_bytes(model.SerializeToString())
+    opened = replace(bundle_copy, manifest=replace(bundle_copy.manifest, precision="int8-dynamic"))
+    with pytest.warns(UserWarning, match="depends on the rows beside it. Quantize the fp32 bundle again"):
+        open_runtime("cpu", opened).close()
