@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from codegen_edge.bundle import Bundle, open_bundle
+from codegen_edge.cli import cli
 from codegen_edge.errors import InvalidInputError, RuntimeUnavailableError
 from codegen_edge.generation.model import Model, load_model
 from codegen_edge.quantization import QuantizeOptions, quantize_bundle
@@ -23,6 +25,7 @@ from codegen_edge.runtimes import Runtime, open_runtime
 from codegen_edge.runtimes.backends import ort_exact
 from codegen_edge.runtimes.backends.ort_exact import ExactOrtRuntime, step_noise
 from codegen_edge.runtimes.runtime import KVCache
+from codegen_edge.workflows import verify
 
 DOCUMENTS = [np.random.default_rng(0).integers(0, 300, 120) for _ in range(6)]
 VARIANTS: dict[str, dict[str, Any]] = {
@@ -233,3 +236,15 @@ def test_graph_of_an_earlier_version_warns_that_rows_meet(bundle_copy: Bundle) -
     opened = replace(bundle_copy, manifest=replace(bundle_copy.manifest, precision="int8-dynamic"))
     with pytest.warns(UserWarning, match="depends on the rows beside it. Quantize the fp32 bundle again"):
         open_runtime("cpu", opened).close()
+
+
+def test_verify_records_what_steps_do_on_this_machine(bundle_copy: Bundle, tiny_checkpoint: Path) -> None:
+    verified = verify(bundle_copy, tiny_checkpoint, num_steps=2)
+    noise = verified.verdict["step_noise"]
+    assert noise["exact"] == 0
+    assert noise["plain"] >= 0
+    parity = open_bundle(bundle_copy.path).manifest.parity
+    assert parity is not None
+    assert parity["step_noise"] == noise
+    shown = CliRunner().invoke(cli, ["inspect", str(bundle_copy.path)]).stdout
+    assert "exact: the same bits" in " ".join(shown.split())

@@ -56,6 +56,8 @@ def inspect(bundle: Path, as_json: bool) -> None:
         facts.add_row("repaired", sentence)
     facts.add_row("tools", ", ".join(f"{name} {version}" for name, version in manifest.tools.items()))
     facts.add_row("verdict", _verdict(manifest.parity))
+    if manifest.parity and "step_noise" in manifest.parity:
+        facts.add_row("steps", _step_noise(manifest.parity["step_noise"]))
     report = _quantization_report(opened)
     if report is not None:
         facts.add_row("quantized", damage_line(report["damage"]))
@@ -81,6 +83,15 @@ def _quantization_report(bundle: Bundle) -> dict[str, Any] | None:
 
     path = bundle.path / "quantization_report.json"
     return read_json_object(path, BundleError) if path.name in bundle.manifest.files else None
+
+
+def _step_noise(noise: dict[str, float | None]) -> str:
+    def shown(value: float | None) -> str:
+        if value is None:
+            return "not to be had"
+        return f"logits differ by up to {value:.1e} with the way a text is read" if value else "the same bits"
+
+    return "; ".join(f"{name}: {shown(value)}" for name, value in noise.items())
 
 
 def _verdict(parity: dict[str, Any] | None) -> str:
