@@ -64,7 +64,9 @@ def test_bad_calibration_is_one_line(content: bytes | None, message: str, tiny_b
 
 
 def test_unknown_scheme_and_existing_folder_are_refused(tiny_bundle: Bundle, tmp_path: Path) -> None:
-    assert run("quantize", tiny_bundle.path, tmp_path / "out", "--scheme", "int2").exit_code == 2
+    outcome = run("quantize", tiny_bundle.path, tmp_path / "out", "--scheme", "int2")
+    assert isinstance(outcome.exception, InvalidInputError)
+    assert "--scheme must be one of int8, int4" in str(outcome.exception)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("")
     outcome = run("quantize", tiny_bundle.path, tmp_path / "out", "--scheme", "int8")
