@@ -202,7 +202,7 @@ def time_runtime(runtime: Runtime) -> dict[str, float]:
 
 @click.command()
 @click.argument("parts", type=click.Choice(["quality", "speed"]), nargs=-1)
-@click.option("--variant", "variants", multiple=True, help="Measure this one anew and leave the others' rows.")
+@click.option("--variant", "variants", multiple=True, help="Measure this one anew, leave the others' rows.")
 def main(parts: tuple[str, ...], variants: tuple[str, ...]) -> None:
     """Write benchmarks/results/quantization.json, or the given parts of it.
 
@@ -214,8 +214,12 @@ def main(parts: tuple[str, ...], variants: tuple[str, ...]) -> None:
         for part in parts or measures:
             kept = {row["variant"]: row for row in result[part]["variants"]} if variants else {}
             measured = measures[part](Path(folder), variants or (*QUALITY, *SPEED))
-            rows = kept | {row["variant"]: row for row in measured if row["variant"] in variants or not variants}
-            result[part] = {"machine": describe_machine(), "variants": list(rows.values())}
+            if variants:  # the other rows stay what they were, and so does the machine that they name
+                machine = {"machine": describe_machine()}
+                rows = kept | {row["variant"]: row | machine for row in measured if row["variant"] in variants}
+                result[part]["variants"] = list(rows.values())
+            else:
+                result[part] = {"machine": describe_machine(), "variants": measured}
             RESULT.write_text(json.dumps(result, indent=2) + "\n")
 
 

@@ -71,12 +71,13 @@ def _interop_lines() -> list[str]:
 
 def _quantization_lines() -> list[str]:
     result = load("quantization.json")
-    speed = {row["variant"]: row["speedups"] for row in result["speed"]["variants"]}
+    timed = {row["variant"]: row for row in result["speed"]["variants"]}
     rows = []
     for row in result["quality"]["variants"]:
-        measured = speed.get(row["variant"])
+        measured = timed.get(row["variant"], {}).get("speedups")
+        machine = timed.get(row["variant"], {}).get("machine")
         cells = [
-            row["variant"],
+            row["variant"] + (f" (speed: {_processor(machine)})" if machine else ""),
             f"{row['size_ratio']:.3f}",
             f"{row['perplexity_loss']:+.2%}{shown_interval(row['perplexity_loss_interval'], '+.2%')}",
             f"{row['mean_kl']:.1e}{shown_interval(row['mean_kl_interval'], '.1e')}",
