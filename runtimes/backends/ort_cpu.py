@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codegen_edge.bundle import Bundle
+from codegen_edge.errors import RuntimeUnavailableError
 from codegen_edge.ort_session import open_session
 from codegen_edge.runtimes.backends.kv_buffers import cache_dtype
 from codegen_edge.runtimes.backends.ort import OrtRuntime
@@ -80,7 +81,11 @@ def open_runtime(bundle: Bundle, *, threads: int | None = None, exact_steps: boo
         RuntimeUnavailableError: exact steps are not to be had with this bundle on this machine.
     """
     if exact_steps:
-        from codegen_edge.runtimes.backends.ort_exact import ExactOrtRuntime
-
+        try:
+            from codegen_edge.runtimes.backends.ort_exact import ExactOrtRuntime
+        except ImportError as exc:
+            raise RuntimeUnavailableError(
+                f"exact steps change the graph when it is loaded, which needs onnx-ir ({exc}): pip install onnx-ir"
+            ) from exc
         return ExactOrtRuntime(bundle, threads=threads)
     return OrtCpuRuntime(bundle, threads=threads)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -248,3 +249,10 @@ def test_verify_records_what_steps_do_on_this_machine(bundle_copy: Bundle, tiny_
     assert parity["step_noise"] == noise
     shown = CliRunner().invoke(cli, ["inspect", str(bundle_copy.path)]).stdout
     assert "exact: the same bits" in " ".join(shown.split())
+
+
+def test_missing_package_is_named(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "codegen_edge.runtimes.backends.ort_exact")
+    monkeypatch.setitem(sys.modules, "onnx_ir", None)
+    with pytest.raises(RuntimeUnavailableError, match="needs onnx-ir .*: pip install onnx-ir"):
+        open_runtime("cpu", tiny_bundle, exact_steps=True)
