@@ -140,7 +140,7 @@ def _exactness_line() -> list[str]:
     counts = load("exactness.json")["counts"]
     exact = [changes for scheme in counts["schemes"].values() for changes in _changes(scheme["exact"])]
     plain = {name: sum(_changes(scheme["plain"])) for name, scheme in counts["schemes"].items()}
-    listed = ", ".join(f"{name} {changed}" for name, changed in plain.items())
+    listed = "; ".join(f"{name}: {changed}" for name, changed in plain.items())
     ways = len(_changes(next(iter(counts["schemes"].values()))["plain"]))
     return [
         "Bit for bit: with [exact steps](docs/exactness.md), batches, drafts, sessions and chunks changed "
