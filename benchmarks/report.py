@@ -145,7 +145,8 @@ def _exactness_line() -> list[str]:
     return [
         "Bit for bit: with [exact steps](docs/exactness.md), batches, drafts, sessions and chunks changed "
         f"{sum(exact)} of {len(exact) * counts['num_completions']:,} completions, in every scheme together. Without "
-        f"them, of {ways * counts['num_completions']} each: {listed}."
+        f"them, of {ways * counts['num_completions']} each: {listed}. Measured on one machine, "
+        f"{_processor(counts['machine'])}; every bundle is probed on the machine at hand."
     ]
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tests.runtimes.gpu import GpuBundles
 
 # What the conformance suite runs: the registered runtimes, a stand-in, the reference and the scripted fake.
-CONFORMING = (*RUNTIMES, "tensorrt (stand-in)", "reference", "scripted")
+CONFORMING = (*RUNTIMES, "cpu (exact steps)", "tensorrt (stand-in)", "reference", "scripted")
 
 TEXTS = (
     "def hello_world():\n    print('hello world')\n\n\nfor i in range(10):\n\treturn i * 2  # again\n",

@@ -1,4 +1,4 @@
-"""How codes are chosen, one method a file. Adding a line here registers it."""
+"""How codes are chosen, one method per file; `quantization/registry.py` lists them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codegen_edge.quantization.blockwise import Floats, Grid, QuantizedMatrix
-from codegen_edge.registry import Registry
+from codegen_edge.quantization.registry import METHODS
 
 CALIBRATED_METHODS = frozenset({"gptq"})
 
@@ -33,11 +33,4 @@ class Method(Protocol):
         """
 
 
-METHODS: Registry[Method] = Registry(
-    "method",
-    {
-        "round": "codegen_edge.quantization.methods.round_to_nearest:prepare",
-        "search": "codegen_edge.quantization.methods.scale_search:prepare",
-        "gptq": "codegen_edge.quantization.methods.gptq:prepare",
-    },
-)
+__all__ = ["CALIBRATED_METHODS", "METHODS", "Method", "QuantizeRows", "SecondMoment"]

@@ -1,4 +1,4 @@
-"""Quantization schemes, one a file. What is registered here is in `--scheme`, in its help and in the tests."""
+"""Quantization schemes, one per file; `quantization/registry.py` lists them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import onnx_ir as ir
 from codegen_edge.bundle.weights import WeightGroup
 from codegen_edge.quantization.matrices import Matrix, find_matrices
 from codegen_edge.quantization.plan import Making, Planned, PlanOptions, apply_plan
-from codegen_edge.registry import Registry
+from codegen_edge.quantization.registry import SCHEMES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,12 +41,4 @@ def rewrite_graph(
     return apply_plan(model, plan, making or Making())
 
 
-SCHEMES: Registry[Scheme] = Registry(
-    "scheme",
-    {
-        "int8": "codegen_edge.quantization.schemes.int8:SCHEME",
-        "int4": "codegen_edge.quantization.schemes.int4:SCHEME",
-        "int8-dynamic": "codegen_edge.quantization.schemes.int8_dynamic:SCHEME",
-        "fp16": "codegen_edge.quantization.schemes.fp16:SCHEME",
-    },
-)
+__all__ = ["SCHEMES", "Scheme", "rewrite_graph"]

@@ -91,7 +91,7 @@ class OrtRuntime:
         assert isinstance(cache, KVBuffers)
         counts = check_step(token_ids, cache, counts, self.config.vocab_size)
         batch_size, num_new = token_ids.shape
-        if num_new == 1 or (not cache.lengths.any() and (all_logits or counts.min() == num_new)):
+        if self._run_together(cache, counts, num_new, all_logits=all_logits):
             logits = self._run(token_ids, cache, slice(0, batch_size), counts, all_logits=all_logits)
         else:
             logits = self._step_rows(token_ids, cache, counts, all_logits=all_logits)
@@ -101,6 +101,10 @@ class OrtRuntime:
     def close(self) -> None:
         """Free the session."""
         self._session = None
+
+    def _run_together(self, cache: KVBuffers, counts: NDArray[np.int64], num_new: int, *, all_logits: bool) -> bool:
+        """Whether one run of the graph computes a step of all rows; they are run one by one otherwise."""
+        return num_new == 1 or (not cache.lengths.any() and (all_logits or int(counts.min()) == num_new))
 
     def _step_rows(
         self, token_ids: TokenIds, cache: KVBuffers, counts: NDArray[np.int64], *, all_logits: bool

@@ -1,9 +1,10 @@
 """Exact steps on the CPU provider: a token's logits are the same bits however the text before it was read.
 
 Kernels that multiply matrices take rows in pairs and a last lone row another way, which sums in another order;
-attention over one new token does, too. Measured over onnxruntime 1.32's kernels, with VNNI and without
+attention over one new token does, too. So it was measured with onnxruntime 1.32 on a processor with VNNI
 (benchmarks/results/exactness.json): the bits of a row do not depend on the other rows of a product as long as their
-number is even, nor on the other tokens of an attention as long as there are two.
+number is even, nor on the other tokens of an attention as long as there are two. Other processors are not assumed to
+be like that: every bundle is probed when it is opened.
 
 So every run here has an even number of tokens over all rows: an odd number of rows with an odd number of tokens each
 gets a filler token behind every row, whose keys and values the row's next token overwrites. And attention is given two
@@ -25,12 +26,12 @@ from codegen_edge.errors import BackendError, BundleError, RuntimeUnavailableErr
 from codegen_edge.ort_session import open_session
 from codegen_edge.runtimes.backends.kv_buffers import KVBuffers, bind_host, cache_dtype, check_cache_size
 from codegen_edge.runtimes.backends.ort import OrtRuntime, run_bound, run_options
-from codegen_edge.runtimes.runtime import KVCache, Logits, Runtime, TokenIds
-from codegen_edge.runtimes.step_input import check_step
+from codegen_edge.runtimes.runtime import Logits, Runtime, TokenIds
 
 _QUERY_LENGTHS = "query_seqlens"
 _PADS, _NUM_NEW = "attention_pads", "num_new_tokens"
 _QUERY_LENGTHS_INPUT = 16  # of GroupQueryAttention (onnxruntime, docs/ContribOperators.md)
+_ROTARY_INPUTS = (7, 8)  # cos_cache and sin_cache
 _PAIR = 2  # rows of a product, of which a run has a multiple; and tokens of an attention, of which a row has so many
 _FILLER = 0  # any id of the vocabulary: nothing of it is read
 _PROBE_TOKENS = 9
@@ -79,31 +80,19 @@ class ExactOrtRuntime(OrtRuntime):
             self.config, batch_size, capacity, self._cache_dtype, padding=_PAIR - 1, options=[run_options()]
         )
 
-    def step(
+    def _run_together(self, cache: KVBuffers, counts: NDArray[np.int64], num_new: int, *, all_logits: bool) -> bool:
+        # Rows of different lengths would need the logits of every position.
+        return int(counts.min()) == num_new
+
+    def _run(
         self,
         token_ids: TokenIds,
-        cache: KVCache,
+        cache: KVBuffers,
+        rows: slice,
+        counts: NDArray[np.int64],
         *,
-        counts: NDArray[np.int64] | None = None,
-        all_logits: bool = False,
+        all_logits: bool,
     ) -> Logits:
-        """Append tokens to every row and return logits; see `Runtime.step`."""
-        assert isinstance(cache, KVBuffers)
-        counts = check_step(token_ids, cache, counts, self.config.vocab_size)
-        batch_size, num_new = token_ids.shape
-        if counts.min() == num_new:
-            logits = self._run_even(token_ids, cache, slice(0, batch_size), all_logits=all_logits)
-        else:
-            # Rows of different lengths would need the logits of every position.
-            logits = np.zeros((batch_size, num_new if all_logits else 1, self.config.vocab_size), np.float32)
-            for row, count in enumerate(counts):
-                rows = slice(row, row + 1)
-                found = self._run_even(token_ids[rows, :count], cache, rows, all_logits=all_logits)
-                logits[row, : found.shape[1]] = found[0]
-        cache.lengths = cache.lengths + counts
-        return logits if all_logits else logits[:, -1]
-
-    def _run_even(self, token_ids: TokenIds, cache: KVBuffers, rows: slice, *, all_logits: bool) -> Logits:
         """Run the graph over an even number of tokens; the logits of the real ones, [B, T or 1, V]."""
         if self._session is None:
             raise BackendError(f"the {self.name} runtime was closed")
@@ -139,15 +128,15 @@ class ExactOrtRuntime(OrtRuntime):
 def step_noise(runtime: Runtime) -> float:
     """The largest difference of a logit between ways of reading a text; 0 where all of them give the same bits.
 
-    A text is read at once, in odd and even chunks, token by token, and token by token beside two others.
+    A text is read at once, in odd and even chunks, and token by token: alone, and beside one, two and three others.
     """
     rng = np.random.default_rng(_PROBE_SEED)
-    ids = rng.integers(0, runtime.config.vocab_size, (3, _PROBE_TOKENS))
+    ids = rng.integers(0, runtime.config.vocab_size, (4, _PROBE_TOKENS))
     capacity = min(_PROBE_TOKENS, runtime.config.context_length)
     ids = ids[:, :capacity]
     whole = runtime.step(ids[:1], runtime.new_cache(1, capacity), all_logits=True)[0]
     largest = 0.0
-    for rows, chunk in ((1, 3), (1, 4), (1, 1), (3, 1)):
+    for rows, chunk in ((1, 3), (1, 4), (1, 1), (2, 1), (3, 1), (4, 1)):
         cache = runtime.new_cache(rows, capacity)
         parts = [
             runtime.step(ids[:rows, start : start + chunk], cache, all_logits=True)[0]
@@ -165,7 +154,9 @@ def _exact_graph(path: Path) -> bytes:
     pads = _input(graph, _PADS, [6], ir.DataType.INT64)  # before and behind each of [B, T, 3*H*D]
     num_new = _input(graph, _NUM_NEW, [1], ir.DataType.INT64)
     start, axis = (_constant(graph, f"{_NUM_NEW}.{name}", value) for name, value in (("start", 0), ("axis", 1)))
-    for node in [node for node in graph if node.op_type == "GroupQueryAttention"]:
+    attentions = [node for node in graph if node.op_type == "GroupQueryAttention"]
+    _lengthen_rotary_tables(attentions[0])
+    for node in attentions:
         node.resize_inputs(_QUERY_LENGTHS_INPUT + 1)
         node.replace_input_with(_QUERY_LENGTHS_INPUT, lengths)
         queries, attended = node.inputs[0], node.outputs[0]
@@ -181,6 +172,17 @@ def _exact_graph(path: Path) -> bytes:
         graph.insert_before(node, padded)
         graph.insert_after(node, cut)
     return bytes(ir.to_proto(model).SerializeToString())
+
+
+def _lengthen_rotary_tables(attention: ir.Node) -> None:
+    """Give the tables of all attentions, [positions, width], a row more: a full context may be followed by padding."""
+    for place in _ROTARY_INPUTS:
+        table = attention.inputs[place]
+        assert table is not None
+        assert table.const_value is not None
+        values = np.pad(table.const_value.numpy(), ((0, _PAIR - 1), (0, 0)))
+        table.const_value = ir.tensor(values, name=table.name)
+        table.shape = ir.Shape(values.shape)
 
 
 def _input(graph: ir.Graph, name: str, shape: list[str | int], dtype: ir.DataType) -> ir.Value:

@@ -6,11 +6,13 @@ import inspect
 import subprocess
 import sys
 import typing
+from pathlib import Path
 
 import pytest
 
 import codegen_edge
 from codegen_edge import GenerationParams, workflows
+from codegen_edge.bundle import Bundle
 
 PUBLIC = [
     "Bundle",
@@ -83,3 +85,35 @@ def test_fields_of_the_parameters_are_typed() -> None:
     hints = typing.get_type_hints(GenerationParams)
     assert hints["temperature"] is float
     assert hints["max_new_tokens"] is int
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "export('codegen-5M-mono', OUT)",
+        "quantize(BUNDLE, OUT, scheme='int8')",
+        "verify(BUNDLE, 'codegen-5M-mono')",
+        "build(BUNDLE, OUT, runtime='cuda')",
+    ],
+)
+def test_workflow_without_its_packages_names_the_extra(call: str, tiny_bundle: Bundle, tmp_path: Path) -> None:
+    """As where only a runtime is installed; the import must not fail before the packages are asked for."""
+    blocked = ("torch", "transformers", "onnx", "onnxscript", "onnx_ir", "safetensors", "huggingface_hub")
+    program = (
+        f"import sys\nfor name in {blocked!r}:\n    sys.modules[name] = None\n"
+        "import codegen_edge\nfrom codegen_edge.errors import RuntimeUnavailableError\n"
+        f"BUNDLE, OUT = {str(tiny_bundle.path)!r}, {str(tmp_path / 'out')!r}\n"
+        f"try:\n    codegen_edge.{call}\nexcept RuntimeUnavailableError as exc:\n    print(exc)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert "pip install" in done.stdout
+
+
+@pytest.mark.parametrize("command", ["export", "quantize", "build", "generate", "evaluate"])
+def test_help_of_a_command_needs_no_extra(command: str) -> None:
+    program = (
+        "import sys\nfor name in ('torch', 'transformers', 'onnx', 'onnx_ir', 'onnxruntime'):\n"
+        f"    sys.modules[name] = None\nfrom codegen_edge.cli import cli\ncli.main([{command!r}, '--help'])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert "Usage:" in done.stdout

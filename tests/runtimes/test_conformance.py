@@ -35,9 +35,10 @@ def hash_script(sequence: tuple[int, ...]) -> NDArray[np.float32]:
 
 # Beside the registered ones: the logic of `tensorrt` over a stand-in of its library, which needs no GPU.
 STAND_IN = "tensorrt (stand-in)"
+EXACT = "cpu (exact steps)"
 
 
-@pytest.fixture(params=[*REGISTERED, STAND_IN, "reference", "scripted"])
+@pytest.fixture(params=[*REGISTERED, EXACT, STAND_IN, "reference", "scripted"])
 def runtime(
     request: pytest.FixtureRequest,
     monkeypatch: pytest.MonkeyPatch,
@@ -54,6 +55,8 @@ def runtime(
         monkeypatch.setitem(globals(), "CLOSE", HALF_CLOSE)
     elif request.param == STAND_IN:
         made = TensorRTRuntime(engine_bundle, fake_library(), StreamingHost())
+    elif request.param == EXACT:
+        made = open_runtime("cpu", tiny_bundle, exact_steps=True)
     elif request.param == "scripted":
         made = ScriptedRuntime(hash_script, vocab_size=640, context_length=128)
     elif request.param == "reference":

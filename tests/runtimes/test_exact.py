@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from benchmarks.exactness import SCHEMES
 from codegen_edge.bundle import Bundle, open_bundle
 from codegen_edge.cli import cli
 from codegen_edge.errors import InvalidInputError, RuntimeUnavailableError
@@ -29,24 +30,14 @@ from codegen_edge.runtimes.runtime import KVCache
 from codegen_edge.workflows import verify
 
 DOCUMENTS = [np.random.default_rng(0).integers(0, 300, 120) for _ in range(6)]
-VARIANTS: dict[str, dict[str, Any]] = {
-    "fp32": {},
-    "fp16": {"scheme": "fp16"},
-    "int8": {"scheme": "int8"},
-    "int4": {"scheme": "int4"},
-    "int8-dynamic": {"scheme": "int8-dynamic"},
-    "int8, int8 KV cache": {"scheme": "int8", "kv_cache": "int8"},
-    "int4, int8 KV cache": {"scheme": "int4", "kv_cache": "int8"},
-    "int8-dynamic, int8 KV cache": {"scheme": "int8-dynamic", "kv_cache": "int8"},
-}
 LENGTH = 40
 SCHEDULES = int(os.environ.get("CODEGEN_EDGE_SCHEDULES", "40"))  # for each variant; `make exactness` runs 1,000
 ROWS = 3
 
 
-@pytest.fixture(scope="module", params=list(VARIANTS))
+@pytest.fixture(scope="module", params=list(SCHEMES))
 def bundle(request: pytest.FixtureRequest, tiny_bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    options = VARIANTS[request.param]
+    options = SCHEMES[request.param]
     if not options:
         return tiny_bundle
     out = tmp_path_factory.mktemp("exact") / "bundle"
@@ -256,3 +247,14 @@ def test_missing_package_is_named(tiny_bundle: Bundle, monkeypatch: pytest.Monke
     monkeypatch.setitem(sys.modules, "onnx_ir", None)
     with pytest.raises(RuntimeUnavailableError, match="needs onnx-ir .*: pip install onnx-ir"):
         open_runtime("cpu", tiny_bundle, exact_steps=True)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_last_token_of_a_full_context_is_read_as_exactly(rows: int, runtime: Runtime) -> None:
+    """The filler behind it lies beyond the context, where the rotary tables of the bundle end."""
+    context = runtime.config.context_length
+    ids = np.random.default_rng(1).integers(0, 600, (rows, context))
+    whole = runtime.step(ids[:1], runtime.new_cache(1, context))
+    cache = runtime.new_cache(rows, context)
+    runtime.step(ids[:, :-1], cache)
+    assert runtime.step(ids[:, -1:], cache)[0].tobytes() == whole[0].tobytes()

@@ -42,9 +42,9 @@ class RegistryChoice(click.ParamType):  # type: ignore[type-arg]  # generic from
         return str(value)
 
 
-SCHEME = RegistryChoice("codegen_edge.quantization.schemes:SCHEMES")
-METHOD = RegistryChoice("codegen_edge.quantization.methods:METHODS")
-PRECISION = RegistryChoice("codegen_edge.quantization.schemes:SCHEMES", also=(contract.FULL_PRECISION,))
+SCHEME = RegistryChoice("codegen_edge.quantization.registry:SCHEMES")
+METHOD = RegistryChoice("codegen_edge.quantization.registry:METHODS")
+PRECISION = RegistryChoice("codegen_edge.quantization.registry:SCHEMES", also=(contract.FULL_PRECISION,))
 RUNTIME = RegistryChoice("codegen_edge.runtimes.registry:RUNTIMES")
 BUILT_RUNTIME = RegistryChoice("codegen_edge.runtimes.registry:BUILT_RUNTIMES")
 METRIC = RegistryChoice("codegen_edge.evaluation.quality.metrics:METRICS")

@@ -40,7 +40,6 @@ def quantize(
     out: Path,
     asymmetric: bool,
     all_4_bit: bool,
-    method: str | None,
     calibration: tuple[Path, ...],
     **options: Any,
 ) -> None:
@@ -59,8 +58,6 @@ def quantize(
     check_target(out, overwrite=options["overwrite"])
     texts = [read_text(path) for path in calibration]
     opened = open_bundle(bundle)
-    if method is not None:
-        options["method"] = method
     with shown_progress("reading") as on_stage:
         quantized = workflows.quantize(
             opened,

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from codegen_edge.bundle import Bundle, contract
 from codegen_edge.bundle.storage import check_target
 from codegen_edge.errors import ParityError
 from codegen_edge.evaluation.parity.compare import ParityReport
-from codegen_edge.quantization.report import QuantizationReport
 from codegen_edge.workflows.packages import require_export_packages
 from codegen_edge.workflows.progress import OnStage, silent
+
+if TYPE_CHECKING:  # what it imports is asked for by name first
+    from codegen_edge.quantization import QuantizationReport
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from codegen_edge.bundle import Bundle, contract, open_bundle
 from codegen_edge.bundle.storage import check_target
@@ -12,14 +13,15 @@ from codegen_edge.checkpoints.corpora import load_corpus
 from codegen_edge.errors import InvalidInputError
 from codegen_edge.evaluation.quality.damage import Damage, damage_line, measure_damage
 from codegen_edge.evaluation.quality.scoring import document_ids
-from codegen_edge.quantization.report import QuantizationReport
 from codegen_edge.runtimes import open_runtime
 from codegen_edge.runtimes.registry import PROVING_RUNTIMES
 from codegen_edge.tokenizer import Tokenizer
 from codegen_edge.workflows.packages import require_quantize_packages
 from codegen_edge.workflows.progress import OnStage, silent
 
-DEFAULT_METHOD = "gptq"
+if TYPE_CHECKING:  # what it imports is asked for by name first
+    from codegen_edge.quantization import QuantizationReport
+
 DEFAULT_MEASURE_TOKENS = 16_384
 
 
@@ -46,7 +48,7 @@ def quantize(
     out: str | Path,
     *,
     scheme: str,
-    method: str = DEFAULT_METHOD,
+    method: str | None = None,
     block_size: int | None = None,
     is_symmetric: bool | None = None,
     kept_at_8_bits: frozenset[str] | None = None,
@@ -63,7 +65,7 @@ def quantize(
         bundle: fp32; its folder, or opened.
         out: the new bundle's folder; it appears whole or not at all.
         scheme: "int8", "int4", "int8-dynamic", "fp16", or a registered one.
-        method: how the codes of int4 are chosen: "round", "search" or "gptq".
+        method: how the codes of int4 are chosen: "round", "search" or "gptq"; None takes gptq.
         block_size: weights of a row that share a scale; None takes the scheme's own.
         is_symmetric: False stores a zero point for each block; None takes the scheme's own.
         kept_at_8_bits: names of matrices that int4 keeps at 8 bits; None keeps the LM head.
@@ -88,10 +90,11 @@ def quantize(
     opened = bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
     require_quantize_packages()
     from codegen_edge.quantization import QuantizeOptions, quantize_bundle
+    from codegen_edge.quantization.quantize import DEFAULT_METHOD
 
     options = QuantizeOptions(
         scheme=scheme,
-        method=method,
+        method=method or DEFAULT_METHOD,
         block_size=block_size,
         is_symmetric=is_symmetric,
         kept_at_8_bits=kept_at_8_bits,
