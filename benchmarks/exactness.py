@@ -3,14 +3,17 @@
 counts: completions of the trained checkpoint that differ from those of a plain loop, one row at a time, in every
 scheme, with exact steps and without; and whether each difference is a near tie, by the step noise of the scheme.
 cost: exact steps against plain ones on the 350M shape, in interleaved rounds.
+generate: the same for whole generations of the trained checkpoint, with prompt lookup and without.
 """
 
 from __future__ import annotations
 
 import json
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +27,9 @@ from benchmarks.random_checkpoint import TEXTS
 from codegen_edge import Completion, GenerationParams, Model
 from codegen_edge.bundle import Bundle
 from codegen_edge.checkpoints.corpora import load_corpus
+from codegen_edge.evaluation.parity.near_ties import is_near_tie, noise_on
 from codegen_edge.exporter.random_checkpoint import SHAPES, write_random_checkpoint
+from codegen_edge.generation.speculation import common_length
 from codegen_edge.ort_session import default_threads
 from codegen_edge.runtimes import Runtime, open_runtime
 from codegen_edge.runtimes.backends.ort_exact import step_noise
@@ -41,9 +46,10 @@ SCHEMES: dict[str, dict[str, Any]] = {
     "int8-dynamic, int8 KV cache": {"scheme": "int8-dynamic", "kv_cache": "int8"},
 }
 NUM_PROMPTS, PROMPT_CHARACTERS, NEW_TOKENS, BATCH = 40, 160, 80, 8
+GENERATED_PROMPTS = 10
 GREEDY = GenerationParams(max_new_tokens=NEW_TOKENS)
 SEEDED = GenerationParams(max_new_tokens=NEW_TOKENS, temperature=0.8, seed=11)
-TIMED_PROMPT, TIMED_STEPS, CAPACITY = 128, 16, 512
+TIMED_PROMPT, LONG_PROMPT, TIMED_STEPS, CAPACITY = 128, 1024, 16, 1100
 
 Generate = Callable[[GenerationParams], list[tuple[int, ...]]]
 
@@ -96,6 +102,45 @@ def ways(model: Model, prompts: list[str]) -> dict[str, Generate]:
     }
 
 
+def prompts_of(number: int) -> list[str]:
+    """Beginnings of programs."""
+    files = load_corpus("held-out") + load_corpus("calibration")
+    return [file.text[:PROMPT_CHARACTERS] for file in files][:number]
+
+
+def changes_of(
+    model: Model, prompts: list[str], params: GenerationParams, found: dict[str, list[tuple[int, ...]]]
+) -> dict[str, dict[str, int]]:
+    """By way: completions whose tokens differ from those of each prompt alone; and those of them that are near ties.
+
+    The noise is measured on the very texts: their prompts, and what was generated alone.
+    """
+    truth = found["alone"]
+    tokens = [model.tokenizer.encode(prompt) for prompt in prompts]
+    is_changed = [any(ids[place] != truth[place] for ids in found.values()) for place in range(len(prompts))]
+    read = {
+        place: noise_on(model.runtime, np.array([*tokens[place], *truth[place]], np.int64))
+        for place in range(len(prompts))
+        if is_changed[place]
+    }
+    noise = max((each for each, _ in read.values()), default=0.0)
+
+    def is_tie(place: int, other: tuple[int, ...]) -> bool:
+        same = common_length(truth[place], other)
+        logits = read[place][1][len(tokens[place]) + same - 1, : model.tokenizer.vocab_size]
+        uniform = float(np.random.default_rng(params.seed).random(same + 1)[same])
+        pair = truth[place][same], other[same]
+        return is_near_tie(logits, *pair, noise, temperature=params.temperature, uniform=uniform)
+
+    changes = {}
+    for name, completions in found.items():
+        changed = [place for place, ids in enumerate(completions) if ids != truth[place]]
+        ties = sum(is_tie(place, completions[place]) for place in changed)
+        if name != "alone":
+            changes[name] = {"changed": len(changed), "near_ties": ties}
+    return changes
+
+
 def count_changes(bundle: Bundle, prompts: list[str], *, exact_steps: bool) -> dict[str, Any]:
     """By way and choice: how many completions differ from those of each prompt alone."""
     options: dict[str, Any] = {"threads": 1} | ({"exact_steps": True} if exact_steps else {})
@@ -103,19 +148,14 @@ def count_changes(bundle: Bundle, prompts: list[str], *, exact_steps: bool) -> d
         fields: dict[str, Any] = {"step_noise": step_noise(model.runtime)}
         generating = ways(model, prompts)
         for choice, params in (("greedy", GREEDY), ("temperature 0.8, seeded", SEEDED)):
-            truth = generating["alone"](params)
-            fields[choice] = {
-                name: sum(one != other for one, other in zip(truth, generate(params), strict=True))
-                for name, generate in generating.items()
-                if name != "alone"
-            }
+            found = {name: generate(params) for name, generate in generating.items()}
+            fields[choice] = changes_of(model, prompts, params, found)
     return fields
 
 
 def measure_counts(folder: Path) -> dict[str, Any]:
     """Of all schemes, on the trained checkpoint."""
-    files = load_corpus("held-out") + load_corpus("calibration")
-    prompts = [file.text[:PROMPT_CHARACTERS] for file in files][:NUM_PROMPTS]
+    prompts = prompts_of(NUM_PROMPTS)
     bundles = make("codegen-5M-mono", folder)
     results = {}
     with ProcessPoolExecutor(default_threads()) as pool:  # nothing is timed here
@@ -131,12 +171,15 @@ def measure_counts(folder: Path) -> dict[str, Any]:
 
 
 def time_steps(runtime: Runtime) -> dict[str, float]:
-    """Milliseconds of a decode step of one row and of eight, and of a prefill."""
-    ids = np.random.default_rng(0).integers(0, 1000, (BATCH, TIMED_PROMPT))
-    figures = {"prefill": median_ms(2, lambda: runtime.step(ids[:1], runtime.new_cache(1, CAPACITY)))}
+    """Milliseconds of a prefill, of a decode step of one row and of eight, and of a token that is generated."""
+    ids = np.random.default_rng(0).integers(0, 1000, (BATCH, LONG_PROMPT))
+    figures = {
+        "prefill": median_ms(2, lambda: runtime.step(ids[:1, :TIMED_PROMPT], runtime.new_cache(1, CAPACITY))),
+        "prefill_1024": median_ms(1, lambda: runtime.step(ids[:1], runtime.new_cache(1, CAPACITY))),
+    }
     for name, rows in (("decode", 1), ("decode_8_rows", BATCH)):
         cache = runtime.new_cache(rows, CAPACITY)
-        runtime.step(ids[:rows], cache)
+        runtime.step(ids[:rows, :TIMED_PROMPT], cache)
         figures[name] = median_ms(TIMED_STEPS, lambda rows=rows, cache=cache: runtime.step(ids[:rows, :1], cache))  # type: ignore[misc]
     return figures
 
@@ -162,6 +205,44 @@ def measure_cost(folder: Path) -> dict[str, Any]:
 
     rounds = interleave(sides, rounds=ROUNDS, on_round=report)
     return {name: _figures(rounds, name) for name in sides}
+
+
+def time_generation(model: Model, prompts: list[str], draft: str | None) -> dict[str, float]:
+    """Milliseconds per new token over the prompts, one after another."""
+    started_at = time.perf_counter()
+    num_tokens = 0
+    for prompt in prompts:
+        num_tokens += len(model.generate(prompt, GREEDY, draft=draft).token_ids)  # type: ignore[arg-type]
+    return {"per_token": 1e3 * (time.perf_counter() - started_at) / num_tokens}
+
+
+def measure_generation(folder: Path) -> dict[str, Any]:
+    """Plain and exact steps, each with prompt lookup and without it, on the trained checkpoint."""
+    prompts = prompts_of(NUM_PROMPTS)[:GENERATED_PROMPTS]
+    bundles = make("codegen-5M-mono", folder, method="round")
+    schemes = {}
+    for name in ("fp32", "int8", "int4", "int8-dynamic"):
+        plain = codegen_edge.load_model(bundles[name].path, check="size")
+        exact = codegen_edge.load_model(bundles[name].path, check="size", exact_steps=True)
+        with plain, exact:
+            rounds = interleave(
+                {
+                    "plain steps": partial(time_generation, plain, prompts, None),
+                    "plain steps, lookup": partial(time_generation, plain, prompts, "prompt-lookup"),
+                    "exact steps": partial(time_generation, exact, prompts, None),
+                    "exact steps, lookup": partial(time_generation, exact, prompts, "prompt-lookup"),
+                },
+                rounds=ROUNDS,
+            )
+        schemes[name] = {
+            side: {
+                "milliseconds_per_token": rounds.spread(side, "per_token").to_dict(),
+                **comparison(rounds, side, "per_token"),
+            }
+            for side in rounds.times
+        }
+        click.echo(f"{name}: {json.dumps(schemes[name])}")
+    return {"num_prompts": len(prompts), "new_tokens": NEW_TOKENS, "schemes": schemes}
 
 
 def _side(bundle: Bundle, options: dict[str, Any]) -> Callable[[], dict[str, float]]:
@@ -192,14 +273,17 @@ def _figures(rounds: Rounds, side: str) -> dict[str, Any]:
     return fields
 
 
+PARTS = {"counts": measure_counts, "cost": measure_cost, "generate": measure_generation}
+
+
 @click.command()
-@click.argument("parts", nargs=-1, type=click.Choice(["counts", "cost"]))
+@click.argument("parts", nargs=-1, type=click.Choice(list(PARTS)))
 def main(parts: tuple[str, ...]) -> None:
     """Write benchmarks/results/exactness.json; PARTS measures some of it anew."""
     result: dict[str, Any] = json.loads(RESULT.read_text()) if RESULT.exists() else {}
-    for part in parts or ("counts", "cost"):
+    for part in parts or PARTS:
         with tempfile.TemporaryDirectory(prefix="codegen-edge-exactness-") as folder:
-            measured = measure_counts(Path(folder)) if part == "counts" else measure_cost(Path(folder))
+            measured = PARTS[part](Path(folder))
         result[part] = {"machine": describe_machine(), **measured}
         RESULT.write_text(json.dumps(result, indent=2) + "\n")
 

@@ -33,7 +33,7 @@ def render(page: Path) -> str:
     parts = {
         README: (_parity_lines, _interop_lines, _exactness_line, _quantization_lines, _generation_lines, _memory_lines),
         GPU_PAGE: (_gpu_lines,),
-        EXACTNESS_PAGE: (_count_lines, _cost_lines),
+        EXACTNESS_PAGE: (_count_lines, _cost_lines, _generation_cost_lines, _emulated_lines, _outlier_lines),
     }
     section = "\n\n".join("\n".join(lines()) for lines in parts[page])
     return f"{head}{START}{comment}\n{section}\n{END}{tail}"
@@ -151,7 +151,8 @@ def _exactness_line() -> list[str]:
 
 
 def _changes(counted: dict[str, Any]) -> list[int]:
-    return [changed for ways in counted.values() if isinstance(ways, dict) for changed in ways.values()]
+    found = [ways for ways in counted.values() if isinstance(ways, dict)]
+    return [counts["changed"] for ways in found for counts in ways.values()]
 
 
 def _count_lines() -> list[str]:
@@ -162,15 +163,17 @@ def _count_lines() -> list[str]:
         for kind, label in (("plain", "plain steps"), ("exact", "exact steps")):
             counted = scheme[kind]
             choices = [choice for choice, found in counted.items() if isinstance(found, dict)]
-            cells = [" / ".join(str(counted[choice][way]) for choice in choices) for way in ways]
-            rows.append(f"| {name} | {label} | {counted['step_noise']:.1e} | {' | '.join(cells)} |")
+            cells = [" / ".join(str(counted[choice][way]["changed"]) for choice in choices) for way in ways]
+            ties = sum(counted[choice][way]["near_ties"] for choice in choices for way in ways)
+            told = f"{ties} of {sum(_changes(counted))}"
+            rows.append(f"| {name} | {label} | {counted['step_noise']:.1e} | {' | '.join(cells)} | {told} |")
     return [
         f"Completions of {counts['num_completions']} that differ from each prompt completed alone, greedy / sampled at "
         f"temperature 0.8 with a seed, {counts['new_tokens']} tokens each, the trained checkpoint; "
         f"{_processor(counts['machine'])}:",
         "",
-        f"| scheme | steps | largest difference of a logit in the probe | {' | '.join(ways)} |",
-        f"|---|---|---|{'---|' * len(ways)}",
+        f"| scheme | steps | largest difference of a logit in the probe | {' | '.join(ways)} | near ties |",
+        f"|---|---|---|{'---|' * (len(ways) + 1)}",
         *rows,
     ]
 
@@ -182,7 +185,7 @@ def _cost_lines() -> list[str]:
         if name == "machine":
             continue
         cells = []
-        for figure in ("prefill", "decode", "decode_8_rows"):
+        for figure in ("prefill", "prefill_1024", "decode", "decode_8_rows"):
             shown = f"{fields[f'{figure}_ms']['median']:.0f} ms"
             if f"{figure}_cost" in fields:
                 low, *_, high = fields[f"{figure}_cost"]
@@ -194,7 +197,59 @@ def _cost_lines() -> list[str]:
         "The cost on the 350M shape: median of interleaved rounds; in brackets against plain steps of the same round, "
         f"median and range; {_processor(cost['machine'])}:",
         "",
-        "| scheme | prefill of 128 tokens | decode step | decode step of 8 rows |",
+        "| scheme | prefill of 128 tokens | of 1,024 | decode step | decode step of 8 rows |",
+        "|---|---|---|---|---|",
+        *rows,
+    ]
+
+
+def _generation_cost_lines() -> list[str]:
+    measured = load("exactness.json")["generate"]
+    rows = []
+    for name, fields in measured["schemes"].items():
+        cells = [f"{fields[side]['milliseconds_per_token']['median']:.2f} ms" for side in fields]
+        ratios = [shown_ratio(fields[side]["speedup"], fields[side]["noise"]) for side in list(fields)[1:]]
+        shown = [cells[0], *(f"{cell} ({ratio})" for cell, ratio in zip(cells[1:], ratios, strict=True))]
+        rows.append(f"| {name} | {' | '.join(shown)} |")
+    sides = list(next(iter(measured["schemes"].values())))
+    return [
+        f"Generation with the trained checkpoint, {measured['num_prompts']} programs, {measured['new_tokens']} tokens "
+        "each, per token; in brackets against plain steps of the same round. A lone row's step takes a looked-up token "
+        f"along where exact steps need a second token; {_processor(measured['machine'])}:",
+        "",
+        f"| scheme | {' | '.join(sides)} |",
+        f"|---|{'---|' * len(sides)}",
+        *rows,
+    ]
+
+
+def _emulated_lines() -> list[str]:
+    processors = load("exactness_emulated.json")["processors"]
+    rows = [
+        f"| {each['features']} | {name} | {found['plain']:.1e} | {found['exact']} |"
+        for each in processors.values()
+        for name, found in each["bundles"].items()
+    ]
+    return [
+        "The probe on small bundles under an emulator of other processors (qemu; benchmarks/emulated.py):",
+        "",
+        "| processor | scheme | largest difference of a logit, plain steps | exact steps |",
+        "|---|---|---|---|",
+        *rows,
+    ]
+
+
+def _outlier_lines() -> list[str]:
+    rows = [
+        f"| {row['outliers']}x | {row['scheme']} | {row['mean_kl']:.1e} "
+        f"{shown_interval(row['mean_kl_interval'], '.1e')} | {row['top1_agreement']:.1%} |"
+        for row in load("outliers.json")["rows"]
+    ]
+    return [
+        "Against float32 on the 350M shape with random weights, of which a few channels of each layer's input are "
+        "scaled up (benchmarks/outliers.py; 95% interval over programs):",
+        "",
+        "| outlier channels | scheme | KL divergence, nats per token | same likeliest token |",
         "|---|---|---|---|",
         *rows,
     ]

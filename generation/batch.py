@@ -15,7 +15,7 @@ from codegen_edge.generation.prefill import OnPrefill, Pace, Prefill, PromptGrou
 from codegen_edge.generation.request import Request, count_allowed
 from codegen_edge.generation.row import Row, TokenEvent, ended_event
 from codegen_edge.generation.sampling import TokenChooser
-from codegen_edge.generation.speculation import Speculator
+from codegen_edge.generation.speculation import Speculator, free_speculator
 from codegen_edge.runtimes.runtime import KVCache, Runtime
 
 
@@ -33,7 +33,8 @@ class RunningBatch:
         slots: rows that the batch has memory for from its first row on; joining then costs one row's copy, leaving at
             most another's, and nothing grows. None lets it grow with its rows.
         cancel: stops a step or a prefill with CancelledError, for all rows.
-        speculator: drafts tokens while one row is alone; changes no token, only the time.
+        speculator: drafts tokens while one row is alone; changes no token, only the time. None drafts where the
+            runtime's steps have room for tokens that cost nothing.
 
     Raises:
         InvalidInputError: a number that is not above 0.
@@ -57,7 +58,7 @@ class RunningBatch:
         self._capacity = min(capacity or runtime.config.context_length, runtime.config.context_length)
         self._slots = slots
         self._cancels = [cancel] if cancel is not None else []
-        self._speculator = speculator
+        self._speculator = speculator or free_speculator(runtime)
         self._cache: KVCache | None = None
         self._rows: list[Row] = []
         self._ended: list[TokenEvent] = []  # of rows that ended before they joined

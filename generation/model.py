@@ -21,7 +21,7 @@ from codegen_edge.generation.params import GenerationParams, merged
 from codegen_edge.generation.prefill import OnPrefill
 from codegen_edge.generation.request import Request
 from codegen_edge.generation.session import Session
-from codegen_edge.generation.speculation import Draft, Speculator, open_drafter
+from codegen_edge.generation.speculation import Draft, Speculator, free_drafts, open_drafter
 from codegen_edge.runtimes import Runtime, open_runtime
 from codegen_edge.tokenizer import Tokenizer
 
@@ -158,7 +158,7 @@ class Model:
         self, request: Request, draft: Draft | None, cancel: CancelToken | None, on_prefill: OnPrefill | None
     ) -> Collector:
         drafter = open_drafter(draft, self.tokenizer)
-        speculator = None if drafter is None else Speculator(drafter)
+        speculator = None if drafter is None else Speculator(drafter, num_free=free_drafts(self.runtime))
         loop = GenerationLoop(self.runtime, request, cancel=cancel, speculator=speculator, on_prefill=on_prefill)
         return Collector(loop, self.tokenizer, self.runtime.config.eos_token_id, speculator)
 

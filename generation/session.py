@@ -20,7 +20,7 @@ from codegen_edge.generation.output import Collector, Completion, TextEvent
 from codegen_edge.generation.params import GenerationParams, merged
 from codegen_edge.generation.prefill import OnPrefill
 from codegen_edge.generation.request import Request
-from codegen_edge.generation.speculation import Draft, Drafter, Speculator, common_length, open_drafter
+from codegen_edge.generation.speculation import Draft, Drafter, Speculator, common_length, free_drafts, open_drafter
 from codegen_edge.runtimes.runtime import Runtime
 from codegen_edge.tokenizer import Tokenizer
 
@@ -213,7 +213,7 @@ class Session:
         self._require_idle()
         runtime = self._runtime
         ids = list(request.prompts[0])
-        speculator = None if drafter is None else Speculator(drafter)
+        speculator = None if drafter is None else Speculator(drafter, num_free=free_drafts(runtime))
         # The last token is always fed: the logits after it are wanted.
         common = min(common_length(self._cached, ids), len(ids) - 1)
         self._cache.rewind(0, common)

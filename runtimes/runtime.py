@@ -69,7 +69,11 @@ class KVCache(Protocol):
 
 @runtime_checkable
 class Runtime(Protocol):
-    """Token ids and a cache in, logits out. Everything else is policy above it."""
+    """Token ids and a cache in, logits out. Everything else is policy above it.
+
+    A runtime whose steps of one row have room for more tokens than one, at no cost, says how many in an attribute
+    `free_drafts`; without it there are none.
+    """
 
     @property
     def name(self) -> str:

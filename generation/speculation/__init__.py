@@ -8,10 +8,20 @@ or sampled, and the distribution is exact without a rule of acceptance; a draft 
 probabilities instead, which needs other random numbers than plain sampling.)
 """
 
-from codegen_edge.generation.speculation.choice import Draft, open_drafter
+from codegen_edge.generation.speculation.choice import Draft, free_drafts, free_speculator, open_drafter
 from codegen_edge.generation.speculation.draft_model import DraftModel
 from codegen_edge.generation.speculation.drafter import Drafter, common_length
 from codegen_edge.generation.speculation.lookup import PromptLookup
 from codegen_edge.generation.speculation.policy import Speculator
 
-__all__ = ["Draft", "DraftModel", "Drafter", "PromptLookup", "Speculator", "common_length", "open_drafter"]
+__all__ = [
+    "Draft",
+    "DraftModel",
+    "Drafter",
+    "PromptLookup",
+    "Speculator",
+    "common_length",
+    "free_drafts",
+    "free_speculator",
+    "open_drafter",
+]

@@ -8,6 +8,7 @@ from codegen_edge.errors import InvalidInputError
 from codegen_edge.generation.speculation.draft_model import DraftModel
 from codegen_edge.generation.speculation.drafter import Drafter
 from codegen_edge.generation.speculation.lookup import PromptLookup
+from codegen_edge.generation.speculation.policy import Speculator
 from codegen_edge.runtimes.runtime import Runtime
 from codegen_edge.tokenizer import Tokenizer
 
@@ -25,6 +26,18 @@ class DraftSource(Protocol):
 
 
 Draft: TypeAlias = Literal["prompt-lookup"] | DraftSource
+
+
+def free_drafts(runtime: Runtime) -> int:
+    """Tokens that a step of one row takes along at no cost; see `Runtime`."""
+    return int(getattr(runtime, "free_drafts", 0))
+
+
+def free_speculator(runtime: Runtime) -> Speculator | None:
+    """Drafts for the room that a runtime's steps have anyway; None where they have none."""
+    count = free_drafts(runtime)
+    # One token that came before is enough to look up: a wrong draft costs nothing.
+    return Speculator(PromptLookup(shortest=1), most_drafted=count, num_free=count) if count else None
 
 
 def open_drafter(draft: Draft | None, tokenizer: Tokenizer) -> Drafter | None:

@@ -27,11 +27,16 @@ class Speculator:
     Args:
         drafter: makes the drafts.
         most_drafted: drafts for a step at most.
+        num_free: drafts that cost a step of this runtime nothing; so many are always fed, of a drafter that is free.
+
+    Raises:
+        InvalidInputError: most_drafted is outside 1…255.
     """
 
-    def __init__(self, drafter: Drafter, *, most_drafted: int = MOST_DRAFTED) -> None:
+    def __init__(self, drafter: Drafter, *, most_drafted: int = MOST_DRAFTED, num_free: int = 0) -> None:
         if not 1 <= most_drafted <= 255:
             raise InvalidInputError(f"most_drafted must be in 1…255, got {most_drafted}")
+        self._num_free = num_free if drafter.is_free else 0
         self._drafter = drafter
         self._most = most_drafted
         self._acceptance = _FIRST_ACCEPTANCE
@@ -52,7 +57,7 @@ class Speculator:
         """Drafts to feed after the last of `ids`; none where they would not pay."""
         self.num_steps += 1
         self._look_at_shadow(ids)
-        count = min(self._count(), most)
+        count = min(max(self._count(), self._num_free), most)
         if self._drafter.is_free:
             drafts = self._drafter.draft(ids, min(self._most, most), chooser)
             if not count and not self._shadow:

@@ -6,14 +6,17 @@ attention over one new token does, too. So it was measured with onnxruntime 1.32
 number is even, nor on the other tokens of an attention as long as there are two. Other processors are not assumed to
 be like that: every bundle is probed when it is opened.
 
-So every run here has an even number of tokens over all rows: an odd number of rows with an odd number of tokens each
-gets a filler token behind every row, whose keys and values the row's next token overwrites. And attention is given two
-tokens where a row has one; the second one is padding, inside the graph. Rows are told apart by GroupQueryAttention's
-`query_seqlens` (onnxruntime 1.32). The graph is changed so when it is loaded; the bundle stays as it is.
+So a run computes its products over the tokens of all rows side by side, [N, E], whatever the rows are: one token each,
+a slice of a prompt beside them, drafts of different lengths. N is even; a filler token goes along where the rows have
+an odd number. Only attention sees rows: before it the tokens are gathered into [B, T, 3*E], behind it they are gathered
+back. A row with one token gets a second one there, whose key and value the row's next token overwrites. The rows'
+lengths are told by GroupQueryAttention's `query_seqlens` (onnxruntime 1.32). The graph is changed so when it is loaded;
+the bundle stays as it is.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -29,10 +32,12 @@ from codegen_edge.runtimes.backends.ort import OrtRuntime, run_bound, run_option
 from codegen_edge.runtimes.runtime import Logits, Runtime, TokenIds
 
 _QUERY_LENGTHS = "query_seqlens"
-_PADS, _NUM_NEW = "attention_pads", "num_new_tokens"
+_TOKEN_OF_ROW, _ROW_OF_TOKEN = "token_of_row", "row_of_token"
+_LOGIT_TOKENS = "logit_tokens"
 _QUERY_LENGTHS_INPUT = 16  # of GroupQueryAttention (onnxruntime, docs/ContribOperators.md)
 _ROTARY_INPUTS = (7, 8)  # cos_cache and sin_cache
 _PAIR = 2  # rows of a product, of which a run has a multiple; and tokens of an attention, of which a row has so many
+_AXIS_TOKENS, _AXIS_LOGITS, _AXIS_ATTENDED = "tokens", "logits_kept", "attended_tokens"
 _FILLER = 0  # any id of the vocabulary: nothing of it is read
 _PROBE_TOKENS = 9
 _PROBE_SEED = 0
@@ -50,6 +55,8 @@ class ExactOrtRuntime(OrtRuntime):
             processor for this bundle; says what was measured.
         BundleError: the bundle is of another kind.
     """
+
+    free_drafts = _PAIR - 1  # instead of the filler of a lone row
 
     def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
         bundle.require_task("text-generation")
@@ -71,7 +78,7 @@ class ExactOrtRuntime(OrtRuntime):
 
     @property
     def _own_inputs(self) -> dict[str, list[int]]:
-        return {_QUERY_LENGTHS: [], _PADS: [6], _NUM_NEW: [1]}
+        return {_QUERY_LENGTHS: [], _TOKEN_OF_ROW: [], _ROW_OF_TOKEN: [2], _LOGIT_TOKENS: []}
 
     def new_cache(self, batch_size: int, capacity: int) -> KVBuffers:
         """Empty KV buffers for `batch_size` rows of up to `capacity` tokens, and a filler."""
@@ -81,8 +88,8 @@ class ExactOrtRuntime(OrtRuntime):
         )
 
     def _run_together(self, cache: KVBuffers, counts: NDArray[np.int64], num_new: int, *, all_logits: bool) -> bool:
-        # Rows of different lengths would need the logits of every position.
-        return int(counts.min()) == num_new
+        # The operator wants room for the longest of the rows behind every row. One by one they give the same bits.
+        return int(cache.lengths.max()) + max(num_new, _PAIR) <= cache.buffer_shape[2]
 
     def _run(
         self,
@@ -93,36 +100,50 @@ class ExactOrtRuntime(OrtRuntime):
         *,
         all_logits: bool,
     ) -> Logits:
-        """Run the graph over an even number of tokens; the logits of the real ones, [B, T or 1, V]."""
+        """Run the graph once over the tokens of all rows; the logits of the real ones, [B, T or 1, V]."""
         if self._session is None:
             raise BackendError(f"the {self.name} runtime was closed")
         batch_size, num_new = token_ids.shape
-        num_fed = num_new + num_new * batch_size % _PAIR
-        num_attended = max(num_fed, _PAIR)
-        ids = np.full((batch_size, num_fed), _FILLER, np.int64)
-        ids[:, :num_new] = token_ids
+        places = np.argwhere(np.arange(num_new) < counts[:, None])  # [N, 2], row and position of each token
+        num_tokens = len(places)
+        ends = np.cumsum(counts)  # [B], the tokens of row b end before ends[b]
+        ids = np.full(_even(num_tokens), _FILLER, np.int64)
+        ids[:num_tokens] = token_ids[places[:, 0], places[:, 1]]
+        row_of_token = np.zeros((len(ids), 2), np.int64)
+        row_of_token[:num_tokens] = places
+        num_attended = np.maximum(counts, _PAIR)
+        positions = np.arange(int(num_attended.max()))  # [T]
+        token_of_row = np.minimum(positions, (counts - 1)[:, None]) + (ends - counts)[:, None]  # [B, T]
+        kept = np.arange(num_tokens) if all_logits else ends - 1
+        # The LM head is a product as well.
+        logit_tokens = np.zeros(_even(len(kept)), np.int64)
+        logit_tokens[: len(kept)] = kept
         totals = cache.lengths[rows] + num_attended
         mask = (np.arange(int(totals.max())) < totals[:, None]).astype(np.int64)
-        # The LM head is a product as well: of an odd number of rows it gets two positions each.
-        num_kept = num_fed if all_logits else 1 + batch_size % _PAIR
-        logits = np.empty((batch_size, num_kept, self.config.vocab_size), np.float32)
+        logits = np.empty((len(logit_tokens), self.config.vocab_size), np.float32)
         inputs = {
             contract.INPUT_IDS: ids,
             contract.ATTENTION_MASK: mask,
-            contract.NUM_LOGITS_TO_KEEP: np.array([num_kept], np.int64),
-            _QUERY_LENGTHS: np.full(batch_size, num_attended, np.int32),
-            _PADS: np.array([0, 0, 0, 0, num_attended - num_fed, 0], np.int64),
-            _NUM_NEW: np.array([num_fed], np.int64),
+            _QUERY_LENGTHS: num_attended.astype(np.int32),
+            _TOKEN_OF_ROW: token_of_row,
+            _ROW_OF_TOKEN: row_of_token,
+            _LOGIT_TOKENS: logit_tokens,
         }
         binding: Any = cache.binding(self._session, rows)
         for name, values in inputs.items():
             bind_host(binding.bind_input, name, values)
         bind_host(binding.bind_output, contract.LOGITS, logits)
-        run_bound(self._session, binding, cache, ids.shape)
-        if all_logits:
-            return logits[:, :num_new]
-        last = num_new - 1 - (num_fed - num_kept)
-        return logits[:, last : last + 1]
+        run_bound(self._session, binding, cache, token_ids.shape)
+        logits = logits[: len(kept)]
+        if num_tokens == batch_size * num_new or not all_logits:
+            return logits.reshape(batch_size, -1, self.config.vocab_size)
+        by_row = np.zeros((batch_size, num_new, self.config.vocab_size), np.float32)
+        by_row[places[:, 0], places[:, 1]] = logits
+        return by_row
+
+
+def _even(number: int) -> int:
+    return number + number % _PAIR
 
 
 def step_noise(runtime: Runtime) -> float:
@@ -147,13 +168,20 @@ def step_noise(runtime: Runtime) -> float:
 
 
 def _exact_graph(path: Path) -> bytes:
-    """The graph with attention over padded queries, and three more inputs that say how they are padded."""
+    """The graph over tokens side by side, [N], with attention over the rows that they form."""
     model = ir.load(path)
     graph = model.graph
+    for node in graph:  # of [B, T, …] before; ONNX Runtime finds the new ones
+        for value in node.outputs:
+            if value not in graph.outputs:
+                value.shape = None
+    _named(graph.inputs, contract.INPUT_IDS).shape = ir.Shape([_AXIS_TOKENS])
+    logits = _named(graph.outputs, contract.LOGITS)
+    assert logits.shape is not None
+    logits.shape = ir.Shape([_AXIS_LOGITS, logits.shape[-1]])
     lengths = _input(graph, _QUERY_LENGTHS, [contract.AXIS_BATCH], ir.DataType.INT32)
-    pads = _input(graph, _PADS, [6], ir.DataType.INT64)  # before and behind each of [B, T, 3*H*D]
-    num_new = _input(graph, _NUM_NEW, [1], ir.DataType.INT64)
-    start, axis = (_constant(graph, f"{_NUM_NEW}.{name}", value) for name, value in (("start", 0), ("axis", 1)))
+    token_of_row = _input(graph, _TOKEN_OF_ROW, [contract.AXIS_BATCH, _AXIS_ATTENDED], ir.DataType.INT64)
+    row_of_token = _input(graph, _ROW_OF_TOKEN, [_AXIS_TOKENS, 2], ir.DataType.INT64)
     attentions = [node for node in graph if node.op_type == "GroupQueryAttention"]
     _lengthen_rotary_tables(attentions[0])
     for node in attentions:
@@ -161,17 +189,32 @@ def _exact_graph(path: Path) -> bytes:
         node.replace_input_with(_QUERY_LENGTHS_INPUT, lengths)
         queries, attended = node.inputs[0], node.outputs[0]
         assert queries is not None
-        padded = ir.node("Pad", [queries, pads], name=f"{node.name}.Pad")
-        padded.outputs[0].type = queries.type
-        cut = ir.node("Slice", [attended, start, num_new, axis], name=f"{node.name}.Slice")
-        cut.outputs[0].type = attended.type
-        ir.convenience.replace_all_uses_with(attended, cut.outputs[0])
-        cut.replace_input_with(0, attended)
-        attended.shape = None
-        node.replace_input_with(0, padded.outputs[0])
-        graph.insert_before(node, padded)
-        graph.insert_after(node, cut)
+        by_row = ir.node("Gather", [queries, token_of_row], {"axis": 0}, name=f"{node.name}.by_row")
+        by_token = ir.node("GatherND", [attended, row_of_token], name=f"{node.name}.by_token")
+        for made in (by_row, by_token):
+            made.outputs[0].type = queries.type
+        ir.convenience.replace_all_uses_with(attended, by_token.outputs[0])
+        by_token.replace_input_with(0, attended)
+        node.replace_input_with(0, by_row.outputs[0])
+        graph.insert_before(node, by_row)
+        graph.insert_after(node, by_token)
+    _pick_logits(graph)
     return bytes(ir.to_proto(model).SerializeToString())
+
+
+def _pick_logits(graph: ir.Graph) -> None:
+    """Let the LM head compute the logits of the tokens that are named, instead of each row's last ones."""
+    keep = _named(graph.inputs, contract.NUM_LOGITS_TO_KEEP)
+    (negated,) = (use.node for use in keep.uses())
+    (cut,) = (use.node for use in negated.outputs[0].uses())
+    chosen = _input(graph, _LOGIT_TOKENS, [_AXIS_LOGITS], ir.DataType.INT64)
+    picked = ir.node("Gather", [cut.inputs[0], chosen], {"axis": 0}, name="logits_of_tokens")
+    picked.outputs[0].type = cut.outputs[0].type
+    graph.insert_before(cut, picked)
+    ir.convenience.replace_all_uses_with(cut.outputs[0], picked.outputs[0])
+    graph.remove([cut, negated], safe=True)
+    graph.inputs.remove(keep)
+    graph.initializers.pop(contract.NUM_LOGITS_TO_KEEP, None)  # its default
 
 
 def _lengthen_rotary_tables(attention: ir.Node) -> None:
@@ -191,8 +234,5 @@ def _input(graph: ir.Graph, name: str, shape: list[str | int], dtype: ir.DataTyp
     return value
 
 
-def _constant(graph: ir.Graph, name: str, number: int) -> ir.Value:
-    value = ir.Value(name=name, shape=ir.Shape([1]), type=ir.TensorType(ir.DataType.INT64))
-    value.const_value = ir.tensor(np.array([number], np.int64), name=name)
-    graph.register_initializer(value)
-    return value
+def _named(values: Iterable[ir.Value], name: str) -> ir.Value:
+    return next(value for value in values if value.name == name)

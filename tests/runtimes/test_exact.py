@@ -75,8 +75,11 @@ class Schedule:
         """Every row reads up to `count` more tokens."""
         lengths = self.cache.lengths
         counts = np.minimum(count, LENGTH - lengths)
-        if counts.min() < 1:
-            return
+        if counts.min() >= 1:
+            self._read(counts, all_logits)
+
+    def _read(self, counts: NDArray[np.int64], all_logits: bool) -> None:
+        lengths = self.cache.lengths
         ids = np.zeros((len(self.rows), int(counts.max())), np.int64)
         for row, (text, length, num_new) in enumerate(zip(self.rows, lengths, counts, strict=True)):
             ids[row, :num_new] = self.texts[text, length : length + num_new]
@@ -87,6 +90,14 @@ class Schedule:
             else:
                 expected, found = self.truth[text][length + num_new - 1], logits[row]
             assert found.tobytes() == expected.tobytes(), np.abs(found - expected).max()
+
+    def read_ragged(self, counts: list[int], all_logits: bool) -> None:
+        """Every row reads another number of tokens, in one run."""
+        lengths = self.cache.lengths
+        wanted = np.minimum(np.resize(counts, len(self.rows)), LENGTH - lengths)
+        if wanted.min() < 1:
+            return
+        self._read(wanted, all_logits)
 
     def draft(self, count: int, accepted: int) -> None:
         """The first row alone reads drafted tokens; the first `accepted` are right, the others are taken back."""
@@ -137,6 +148,7 @@ class Schedule:
 STEP = st.one_of(
     st.tuples(st.just("read"), st.integers(1, 9), st.booleans()),
     st.tuples(st.just("read"), st.just(1), st.just(False)),
+    st.tuples(st.just("read_ragged"), st.lists(st.integers(1, 12), min_size=4, max_size=4), st.booleans()),
     st.tuples(st.just("draft"), st.integers(1, 6), st.integers(0, 6)),
     st.tuples(st.just("join"), st.integers(0, ROWS - 1), st.integers(1, 12)),
     st.tuples(st.just("leave"), st.integers(0, 3)),
