@@ -21,7 +21,7 @@ DOCS_VENV ?= .venv-docs
 DOCS_STAMP := $(DOCS_VENV)/.installed
 PRINT_DOCS_EXTRA := import tomllib; project = tomllib.load(open("pyproject.toml", "rb"))["project"]; \
 	print(*project["optional-dependencies"]["docs"], sep="\n")
-ROOMS := exporter runtimes generation quantization evaluation checkpoints
+ROOMS := exporter runtimes generation quantization evaluation server checkpoints
 LINK_ROOMS = for room in $(ROOMS); do ln -sfn ../../$$room src/codegen_edge/$$room; done
 
 .DEFAULT_GOAL := help

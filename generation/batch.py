@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 
 import numpy as np
+from numpy.typing import NDArray
 
 from codegen_edge.errors import ContextLengthError, InvalidInputError, NumericsError
 from codegen_edge.generation.cancel import CancelToken
@@ -17,6 +18,9 @@ from codegen_edge.generation.row import Row, TokenEvent, ended_event
 from codegen_edge.generation.sampling import TokenChooser
 from codegen_edge.generation.speculation import Speculator, free_speculator
 from codegen_edge.runtimes.runtime import KVCache, Runtime
+
+OnRowError = Callable[[int, Exception], None]
+"""Called with a row's number and why it failed."""
 
 
 class RunningBatch:
@@ -35,6 +39,7 @@ class RunningBatch:
         cancel: stops a step or a prefill with CancelledError, for all rows.
         speculator: drafts tokens while one row is alone; changes no token, only the time. None drafts where the
             runtime's steps have room for tokens that cost nothing.
+        on_row_error: called with the number of a row that failed and why, instead of raising it from `step`.
 
     Raises:
         InvalidInputError: a number that is not above 0.
@@ -49,6 +54,7 @@ class RunningBatch:
         slots: int | None = None,
         cancel: CancelToken | None = None,
         speculator: Speculator | None = None,
+        on_row_error: OnRowError | None = None,
     ) -> None:
         self._runtime = runtime
         for name, value in (("capacity", capacity), ("slots", slots)):
@@ -59,6 +65,7 @@ class RunningBatch:
         self._slots = slots
         self._cancels = [cancel] if cancel is not None else []
         self._speculator = speculator or free_speculator(runtime)
+        self._on_row_error = on_row_error
         self._cache: KVCache | None = None
         self._rows: list[Row] = []
         self._ended: list[TokenEvent] = []  # of rows that ended before they joined
@@ -113,6 +120,7 @@ class RunningBatch:
         request: Request,
         *,
         cache: KVCache | None = None,
+        first_sample: int = 0,
         cancel: CancelToken | None = None,
         on_prefill: OnPrefill | None = None,
     ) -> Prefill:
@@ -121,6 +129,7 @@ class RunningBatch:
         Args:
             request: its rows join when all of its prompts are read.
             cache: of one row, that holds the beginning of the only prompt already; it becomes the batch's own.
+            first_sample: which of the samples of a prompt the first row is; each has random numbers of its own.
             cancel: ends these rows alone, with finish reason "cancelled".
             on_prefill: called with the tokens that are read, and those to read.
 
@@ -135,7 +144,9 @@ class RunningBatch:
             raise InvalidInputError(
                 f"{request.num_rows} rows were given, {self.free_slots} of the batch's {self._slots} slots are free"
             )
-        prefill = Prefill(request, self._num_added, cache=cache, cancel=cancel, on_prefill=on_prefill)
+        prefill = Prefill(
+            request, self._num_added, cache=cache, first_sample=first_sample, cancel=cancel, on_prefill=on_prefill
+        )
         self._num_added += request.num_rows
         self._num_pending += request.num_rows
         return prefill
@@ -199,6 +210,9 @@ class RunningBatch:
                     yield from self._tokens_of(row)
                 except (NumericsError, InvalidInputError) as exc:
                     row.is_finished = True  # the others go on
+                    if self._on_row_error is not None:
+                        self._on_row_error(row.number, exc)
+                        continue
                     if self._num_added == 1:
                         raise
                     raise type(exc)(f"row {row.number}: {exc}") from exc
@@ -210,20 +224,38 @@ class RunningBatch:
         assert group.cache is not None
         if params.n > 1:
             group.cache.select([place for place in range(len(group.numbers)) for _ in range(params.n)])
+        return [
+            self._row(
+                request,
+                number,
+                prefill.first_row + number * params.n + sample,
+                sample=prefill.first_sample + sample,
+                started_at=prefill.started_at,
+                logits=logits[None],
+                cancel=prefill.cancel,
+            )
+            for number, logits in zip(group.numbers, group.logits, strict=True)
+            for sample in range(params.n)
+        ]
+
+    def _row(
+        self,
+        request: Request,
+        prompt_number: int,
+        number: int,
+        *,
+        sample: int,
+        started_at: float,
+        logits: NDArray[np.float32],
+        cancel: CancelToken | None,
+    ) -> Row:
+        """A row of a prompt, with logits [1, V] that its first token is chosen from, or none yet, [0, V]."""
+        prompt, params = list(request.prompts[prompt_number]), request.params
         end_ids = (self._runtime.config.eos_token_id, *params.stop_ids)
-        rows = []
-        for number, logits in zip(group.numbers, group.logits, strict=True):
-            prompt = request.prompts[number]
-            for sample in range(params.n):
-                chooser = TokenChooser(
-                    params, request.num_allowed_ids, prompt_length=len(prompt), end_ids=end_ids, sample=sample
-                )
-                place = prefill.first_row + number * params.n + sample
-                started_at, cancel = prefill.started_at, prefill.cancel
-                rows.append(
-                    Row(place, params, len(prompt), list(prompt), chooser, started_at, logits[None], cancel=cancel)
-                )
-        return rows
+        chooser = TokenChooser(
+            params, request.num_allowed_ids, prompt_length=len(prompt), end_ids=end_ids, sample=sample
+        )
+        return Row(number, params, len(prompt), prompt, chooser, started_at, logits, cancel=cancel)
 
     def _join(self, joining: Sequence[tuple[PromptGroup, list[Row]]]) -> None:
         """Append rows that were read; the first ones of an empty batch bring their cache along."""

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from codegen_edge.errors import CancelledError
 from codegen_edge.generation.cancel import CancelToken
@@ -98,6 +99,7 @@ class Prefill:
     Attributes:
         request: what is read.
         first_row: number of its first row; the others follow.
+        first_sample: which of its prompt's samples that row is.
         cancel: of its rows, or None.
         started_at: of time.monotonic.
         ended: why the prompts that were not read to their end were not, by their number.
@@ -109,11 +111,13 @@ class Prefill:
         first_row: int,
         *,
         cache: KVCache | None = None,
+        first_sample: int = 0,
         cancel: CancelToken | None = None,
         on_prefill: OnPrefill | None = None,
     ) -> None:
         self.request = request
         self.first_row = first_row
+        self.first_sample = first_sample
         self.cancel = cancel
         self.started_at = time.monotonic()
         self.ended: dict[int, FinishReason] = {}
@@ -211,6 +215,7 @@ def step_unless_cancelled(
     cache: KVCache,
     cancels: Sequence[CancelToken],
     *,
+    counts: NDArray[np.int64] | None = None,
     all_logits: bool = False,
 ) -> Logits:
     """`runtime.step`; raise CancelledError where one of the tokens is cancelled, before the step or within it."""
@@ -219,4 +224,4 @@ def step_unless_cancelled(
     with ExitStack() as stack:
         for cancel in cancels:
             stack.enter_context(cancel.calling(cache.interrupt))
-        return runtime.step(token_ids, cache, all_logits=all_logits)
+        return runtime.step(token_ids, cache, counts=counts, all_logits=all_logits)

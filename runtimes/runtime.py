@@ -40,8 +40,13 @@ class KVCache(Protocol):
             shared: the first tokens that all rows are known to have in common; they need not be moved.
         """
 
-    def join(self, other: KVCache) -> None:
-        """Append the rows of another cache of this runtime; the capacity becomes the larger one of both."""
+    def join(self, other: KVCache, rows: Sequence[int] | None = None) -> None:
+        """Append rows of another cache of this runtime; the capacity becomes the larger one of both.
+
+        Args:
+            other: stays as it is.
+            rows: which of its rows; None means all.
+        """
 
     def reserve(self, rows: int) -> None:
         """Make room for this many rows of `capacity` tokens, with memory that is there.
@@ -72,7 +77,8 @@ class Runtime(Protocol):
     """Token ids and a cache in, logits out. Everything else is policy above it.
 
     A runtime whose steps of one row have room for more tokens than one, at no cost, says how many in an attribute
-    `free_drafts`; without it there are none.
+    `free_drafts`; without it there are none. One whose step takes rows with any counts in one run, at the cost of their
+    tokens, has `runs_ragged = True`; others run rows one by one where their counts differ.
     """
 
     @property

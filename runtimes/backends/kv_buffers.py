@@ -99,20 +99,21 @@ class KVBuffers:
         self.device.synchronize()
         self.lengths = self.lengths[np.array(rows, np.int64)]
 
-    def join(self, other: KVCache) -> None:
-        """Append the rows of another cache."""
+    def join(self, other: KVCache, rows: Sequence[int] | None = None) -> None:
+        """Append rows of another cache."""
         assert isinstance(other, KVBuffers)
-        batch_size, more = len(self.lengths), len(other.lengths)
+        joining = list(range(len(other.lengths)) if rows is None else rows)
+        batch_size, more = len(self.lengths), len(joining)
         capacity = max(self.capacity, other.capacity)
         if batch_size + more > self.buffer_shape[0] or capacity + self._padding > self.buffer_shape[2]:
             # Twice as many rows, so that rows that join one by one are not copied every time.
             self._reallocate(max(batch_size + more, 2 * batch_size), capacity)
         self.capacity = capacity
         for place, buffer in self.buffers.items():
-            for row, length in enumerate(other.lengths):
-                buffer.copy_row(batch_size + row, other.buffers[place], row, 0, int(length))
+            for place_of_row, row in enumerate(joining, batch_size):
+                buffer.copy_row(place_of_row, other.buffers[place], row, 0, int(other.lengths[row]))
         self.device.synchronize()
-        self.lengths = np.concatenate([self.lengths, other.lengths])
+        self.lengths = np.concatenate([self.lengths, other.lengths[np.array(joining, np.int64)]])
 
     def reserve(self, rows: int) -> None:
         """Make room for `rows` rows, with memory that is there: joining rows then costs the copy of their tokens."""

@@ -41,20 +41,19 @@ class OrtCpuRuntime(OrtRuntime):
         bundle.require_graph("cpu", target="ort", compute=("fp32",))
         folder = None if rounds_activations else bundle.model_path.parent
         model = bundle.model_path if rounds_activations else _with_float_activations(bundle.model_path)
-        if bundle.manifest.precision == "int8-dynamic":
-            _warn_where_rows_meet(bundle.model_path)
+        if rows_meet(bundle):
+            warnings.warn(
+                f"{bundle.model_path} rounds the activations of all rows of a step with one scale: what a row "
+                "generates depends on the rows beside it. Quantize the fp32 bundle again",
+                stacklevel=3,
+            )
         session = open_session(model, threads, weights=weights, weights_folder=folder)
         super().__init__("cpu", bundle, session, cache_dtype=cache_dtype(bundle.manifest))
 
 
-def _warn_where_rows_meet(path: Path) -> None:
-    """Warn of a graph that takes one activation scale for all rows of a step; later versions write no such one."""
-    if _ONE_SCALE in path.read_bytes():
-        warnings.warn(
-            f"{path} rounds the activations of all rows of a step with one scale: what a row generates depends on the "
-            "rows beside it. Quantize the fp32 bundle again",
-            stacklevel=4,
-        )
+def rows_meet(bundle: Bundle) -> bool:
+    """Whether the graph takes one activation scale for all rows of a step; later versions write no such one."""
+    return bundle.manifest.precision == "int8-dynamic" and _ONE_SCALE in bundle.model_path.read_bytes()
 
 
 def _with_float_activations(path: Path) -> bytes:

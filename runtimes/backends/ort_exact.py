@@ -57,6 +57,7 @@ class ExactOrtRuntime(OrtRuntime):
     """
 
     free_drafts = _PAIR - 1  # instead of the filler of a lone row
+    runs_ragged = True
 
     def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
         bundle.require_task("text-generation")

@@ -48,11 +48,11 @@ class ReferenceCache:
             self.rows[row] if rows.index(row) == new else deepcopy(self.rows[row]) for new, row in enumerate(rows)
         ]
 
-    def join(self, other: KVCache) -> None:
-        """Append the rows of another cache."""
+    def join(self, other: KVCache, rows: Sequence[int] | None = None) -> None:
+        """Append rows of another cache."""
         assert isinstance(other, ReferenceCache)
         self.capacity = max(self.capacity, other.capacity)
-        self.rows += other.rows
+        self.rows += [deepcopy(other.rows[row]) for row in (range(len(other.rows)) if rows is None else rows)]
 
     def reserve(self, rows: int) -> None:
         """Nothing is allocated before tokens come."""

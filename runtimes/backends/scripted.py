@@ -51,11 +51,12 @@ class ScriptedCache:
         """Make the batch `rows` of what it was."""
         self.sequences = [list(self.sequences[row]) for row in rows]
 
-    def join(self, other: KVCache) -> None:
-        """Append the rows of another cache."""
+    def join(self, other: KVCache, rows: Sequence[int] | None = None) -> None:
+        """Append rows of another cache."""
         assert isinstance(other, ScriptedCache)
         self.capacity = max(self.capacity, other.capacity)
-        self.sequences += [list(sequence) for sequence in other.sequences]
+        joining = range(len(other.sequences)) if rows is None else rows
+        self.sequences += [list(other.sequences[row]) for row in joining]
 
     def reserve(self, rows: int) -> None:
         """Note it."""

@@ -34,6 +34,7 @@ class Tokenizer:
         # Once: the library builds the whole vocabulary anew for every question (50 ms at CodeGen's 50,257 ids).
         vocabulary = self._backend.get_vocab(with_added_tokens=True)
         self._vocab_size = max(vocabulary.values(), default=-1) + 1
+        self._longest_token = max(map(len, vocabulary), default=1)  # one symbol per byte
         self._added = {token_id: token.content for token_id, token in self._backend.get_added_tokens_decoder().items()}
 
     @property
@@ -52,6 +53,11 @@ class Tokenizer:
         """Hash of every token and its id: where it is equal, ids mean the same text."""
         vocabulary = sorted(self._backend.get_vocab(with_added_tokens=True).items())
         return hashlib.sha256(json.dumps(vocabulary).encode()).hexdigest()
+
+    @property
+    def longest_token(self) -> int:
+        """Bytes of the longest token; no token stands for more characters than that."""
+        return self._longest_token
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`; raise InvalidInputError when it is not valid Unicode."""

@@ -9,7 +9,7 @@ from codegen_edge import __version__
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
-ROOMS = ("exporter", "runtimes", "generation", "quantization", "evaluation", "checkpoints")
+ROOMS = ("exporter", "runtimes", "generation", "quantization", "evaluation", "server", "checkpoints")
 
 
 def test_every_package_of_the_tree_ships() -> None:

@@ -17,7 +17,10 @@ _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 
 
 # In the order of `--help`; a command's module is imported when the command is run or its help is shown.
-COMMANDS = ("export", "verify", "quantize", "build", "generate", "chat", "evaluate", "inspect", "doctor", "demo")
+COMMANDS = (
+    *("export", "verify", "quantize", "build", "generate", "chat", "serve"),
+    *("evaluate", "bench-serve", "inspect", "doctor", "demo"),
+)
 
 
 class CommandGroup(click.Group):
@@ -31,7 +34,7 @@ class CommandGroup(click.Group):
         """Import a command; None where there is none of this name."""
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = load_part(f"{__name__}.{cmd_name}:{cmd_name}")
+        command: click.Command = load_part("{0}.{1}:{1}".format(__name__, cmd_name.replace("-", "_")))
         return command
 
 

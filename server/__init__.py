@@ -1,0 +1,1 @@
+"""Serving bundles over HTTP, and putting load on servers."""
