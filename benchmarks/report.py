@@ -14,7 +14,8 @@ RESULTS = REPOSITORY / "benchmarks" / "results"
 README = REPOSITORY / "README.md"
 GPU_PAGE = REPOSITORY / "docs" / "gpu.md"
 EXACTNESS_PAGE = REPOSITORY / "docs" / "exactness.md"
-PAGES = (README, GPU_PAGE, EXACTNESS_PAGE)
+SERVING_PAGE = REPOSITORY / "docs" / "serving.md"
+PAGES = (README, GPU_PAGE, EXACTNESS_PAGE, SERVING_PAGE)
 PICTURE = REPOSITORY / "docs" / "export_memory.svg"
 START, END = "<!-- results:", "<!-- end of results -->"
 
@@ -34,6 +35,7 @@ def render(page: Path) -> str:
         README: (_parity_lines, _interop_lines, _exactness_line, _quantization_lines, _generation_lines, _memory_lines),
         GPU_PAGE: (_gpu_lines,),
         EXACTNESS_PAGE: (_count_lines, _cost_lines, _generation_cost_lines, _emulated_lines, _outlier_lines),
+        SERVING_PAGE: (_serve_lines,),
     }
     section = "\n\n".join("\n".join(lines()) for lines in parts[page])
     return f"{head}{START}{comment}\n{section}\n{END}{tail}"
@@ -251,6 +253,43 @@ def _outlier_lines() -> list[str]:
         "",
         "| outlier channels | scheme | KL divergence, nats per token | same likeliest token |",
         "|---|---|---|---|",
+        *rows,
+    ]
+
+
+def _serve_lines() -> list[str]:
+    result = load("serve.json")
+    rows = []
+
+    def add(what: str, wanted: str, found: dict[str, float] | None, form: str) -> None:
+        if found is not None:
+            low, high = (form.format(found[each]) for each in ("low", "high"))
+            rows.append(f"| {what} | {wanted} | {form.format(found['median'])} ({low} to {high}) |")
+
+    throughput, join, prefix = (result.get(part, {}) for part in ("throughput", "join", "prefix"))
+    cancel, overload, equality = (result.get(part, {}) for part in ("cancel", "overload", "equality"))
+    add("1 client against in process", ">= 0.95x", throughput.get("one_client_against_in_process"), "{:.2f}x")
+    add("8 clients against 1", ">= 1.9x", throughput.get("eight_against_one"), "{:.2f}x")
+    add("32 clients on 8 slots against 8", ">= 0.95x", throughput.get("thirty_two_against_eight"), "{:.2f}x")
+    add("p95 between tokens of 4 while 1,024 are read", "<= 2x", join.get("joined_against_steady"), "{:.2f}x")
+    add("longest gap of the four", "<= 250 ms", join.get("longest_gap_ms"), "{:.0f} ms")
+    add("first token, 1,024 tokens known, against cold", "<= 0.10x", prefix.get("share"), "{:.2f}x")
+    for phase in ("decoding", "prefilling", "queued"):
+        add(f"slot free after a disconnect, {phase}", "", cancel.get(f"{phase}_ms"), "{:.0f} ms")
+    if overload:
+        rows.append(f"| 429 under overload, p99 | <= 50 ms | {overload['refused_p99_ms']:.0f} ms |")
+        rows.append(f"| /health under overload, p99 | < 100 ms | {overload['health_p99_ms']:.0f} ms |")
+    if equality:
+        rows.append(
+            f"| completions that differ from in process | 0 | {equality['changed']} of {equality['compared']} |"
+        )
+    return [
+        f"The 350M shape in int8, exact steps, {result['shape']['slots']} slots; server and clients on one machine, "
+        f"{_processor(result['machine'])}; median and range of {result['shape']['rounds']} rounds "
+        "(benchmarks/serve.py):",
+        "",
+        "| what | aim | measured |",
+        "|---|---|---|",
         *rows,
     ]
 
