@@ -26,10 +26,10 @@ LINK_ROOMS = for room in $(ROOMS); do ln -sfn ../../$$room src/codegen_edge/$$ro
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo train test test-oldest test-newest compatibility constraints lint typecheck bench test-gpu \
-	bench-gpu exactness interop docs wheel release-check clean
+	bench-gpu exactness exactness-elsewhere bench-exactness bench-serve soak interop docs wheel release-check clean
 
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-13s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-19s %s\n", $$1, $$2}'
 
 install: $(STAMP) ## set up .venv with everything that development needs
 
@@ -108,6 +108,19 @@ bench-gpu: $(GPU_STAMP) ## there: prefill and decode of the 350M and 2B shapes b
 
 exactness: $(STAMP) ## 1,000 random schedules for each scheme with exact steps, every logit compared as bytes
 	CODEGEN_EDGE_SCHEDULES=1000 $(BIN)/python -m pytest tests/runtimes/test_exact.py -k schedule --timeout 3600
+
+exactness-elsewhere: $(STAMP) ## the probe of exact steps on other processors' kernels, under qemu; needs qemu-user
+	$(BIN)/python -m benchmarks.emulated
+
+bench-exactness: $(STAMP) ## what batches and drafts change in each scheme, and what exact steps cost
+	$(BIN)/python -m benchmarks.exactness
+	$(BIN)/python -m benchmarks.outliers
+
+bench-serve: $(STAMP) ## the server on the 350M shape: throughput, joins, prefixes, cancels, overload, equality
+	$(BIN)/python -m benchmarks.serve
+
+soak: $(STAMP) ## a server under mixed load with faults for half an hour: memory and errors
+	$(BIN)/python -m benchmarks.soak --minutes 30
 
 interop: $(STAMP) ## generate from one bundle with optimum-onnx and transformers.js, each in its own environment
 	$(BIN)/python -m benchmarks.interop.run

@@ -76,17 +76,16 @@ class Client:
 
 
 @contextmanager
-def serving(bundle: Path, *options: str) -> Iterator[str]:
-    """A server process; its address."""
+def start_server(bundle: Path, *options: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """A server process: its address, and itself."""
     code = "import sys; from codegen_edge.cli import main; sys.argv[0] = 'codegen-edge'; main()"
-    command = [sys.executable, "-c", code, "serve", str(bundle), "--port", "0", "--check", "size"]
-    command += ["--slots", str(SLOTS), "--queue", str(QUEUE), *options]
+    command = [sys.executable, "-c", code, "serve", str(bundle), "--port", "0", "--check", "size", *options]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     try:
         for line in process.stderr:
             if "listening on" in line:
-                yield line.split()[-1].replace("127.0.0.1", "localhost")
+                yield line.split()[-1], process
                 break
         else:
             raise click.ClickException("the server did not start")
@@ -307,7 +306,7 @@ def main(bundle: Path | None, parts: tuple[str, ...]) -> None:
             plain = codegen_edge.export(folder / "checkpoint", folder / "fp32", verify=False).bundle
             made = codegen_edge.quantize(plain, folder / "int8", scheme="int8", method="round", measure_tokens=0)
             bundle = made.bundle.path
-        with serving(bundle) as url:
+        with start_server(bundle, "--slots", str(SLOTS), "--queue", str(QUEUE)) as (url, _):
             asyncio.run(measure(url, bundle, parts or list(PARTS), result))
 
 

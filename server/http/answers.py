@@ -73,10 +73,9 @@ def head(wanted: Wanted, kind: str) -> dict[str, Any]:
 
 def choice(wanted: Wanted, number: int, update: Update | Result, writer: LogprobWriter) -> dict[str, Any]:
     """A choice of /v1/completions, whole or a piece of it."""
-    text = "" if wanted.is_empty and not wanted.is_echoed else update.text
     fields: dict[str, Any] = {
         "index": number,
-        "text": text,
+        "text": update.text,
         "logprobs": None if wanted.logprobs is None else writer.write(update.tokens, wanted.logprobs),
         "finish_reason": finish_reason(update),
     }

@@ -11,6 +11,7 @@ from typing import Any, cast
 from starlette.requests import Request
 
 from codegen_edge.errors import CodegenEdgeError
+from codegen_edge.server.engine import DrainingError
 from codegen_edge.server.http.completions_request import Caller
 from codegen_edge.server.http.errors import ApiError, as_api_error, bad_request
 from codegen_edge.server.http.guard import given_key
@@ -77,7 +78,7 @@ class AppState:
     def check_admission(self) -> None:
         """Refuse early where no model can take a job."""
         if self.is_draining:
-            raise ApiError(503, "the server is shutting down", kind="server_error", code="draining")
+            raise as_api_error(DrainingError("the server is shutting down"))
         refused: list[CodegenEdgeError] = []
         for served in self.served:
             try:

@@ -150,11 +150,12 @@ class Updates:
 
     def _of_piece(self, piece: Piece) -> Iterator[Update]:
         event, tokens = piece.event, self._pending.setdefault(piece.choice, [])
-        if event.token_id is not None and event.token_id not in self._silent_ids:
+        text = "" if self._wanted.is_empty else event.text
+        if event.token_id is not None and event.token_id not in self._silent_ids and not self._wanted.is_empty:
             tokens.append(TokenLogprob(token_id=event.token_id, logprob=event.logprob, top=event.top_logprobs))
-        if event.text or event.finish_reason is not None:
+        if text or event.finish_reason is not None:
             self._pending[piece.choice] = []
-            update = self._update(piece.choice, event.text, tuple(tokens), event.finish_reason)
+            update = self._update(piece.choice, text, tuple(tokens), event.finish_reason)
             for copy in range(self._wanted.num_copies):
                 yield replace(update, choice=piece.choice * self._wanted.num_copies + copy)
 

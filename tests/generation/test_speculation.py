@@ -18,7 +18,7 @@ from codegen_edge.generation import CancelToken, GenerationLoop, GenerationParam
 from codegen_edge.generation.sampling import TokenChooser, next_token_probabilities
 from codegen_edge.generation.speculation import Drafter, DraftModel, PromptLookup, Speculator, common_length
 from codegen_edge.runtimes import Runtime, open_runtime
-from codegen_edge.runtimes.backends.scripted import ScriptedRuntime
+from codegen_edge.runtimes.backends.scripted import ScriptedRuntime, script_of_tokens
 from codegen_edge.tokenizer import Tokenizer
 
 VOCAB_SIZE, EOS = 24, 0
@@ -319,3 +319,23 @@ def test_lookup_refuses_bad_lengths(options: dict[str, int], message: str) -> No
 def test_speculator_refuses_bad_counts() -> None:
     with pytest.raises(InvalidInputError, match="most_drafted"):
         Speculator(PromptLookup(), most_drafted=0)
+
+
+def test_runtime_with_room_in_its_steps_gets_looked_up_tokens_for_it() -> None:
+    """Without a drafter of the caller's: the tokens stay, the steps become fewer."""
+    prompt = [1, 2, 3, 1, 2, 3]
+    repeating = script_of_tokens([1, 2, 3], VOCAB_SIZE, len(prompt))
+    params = GenerationParams(max_new_tokens=21)
+    plain, roomy = scripted(repeating), scripted(repeating)
+    roomy.free_drafts = 1  # type: ignore[attr-defined]
+    assert run(roomy, prompt, params) == run(plain, prompt, params)
+    assert len(plain.steps) == 21
+    assert len(roomy.steps) == 11
+    assert {count for _, count in roomy.steps[1:]} <= {1, 2}
+
+
+def test_drafts_that_cost_nothing_are_fed_though_they_do_not_pay() -> None:
+    speculator = Speculator(PromptLookup(shortest=1), num_free=1)
+    assert speculator.draft([5, 6, 5], 4, CHOOSER) == [6]
+    assert Speculator(PromptLookup(shortest=1)).draft([5, 6, 5], 4, CHOOSER) == []
+    assert Speculator(DraftModel(scripted()), num_free=1).draft([5, 6, 5], 4, CHOOSER) == []
