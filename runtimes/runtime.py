@@ -41,11 +41,15 @@ class KVCache(Protocol):
         """
 
     def join(self, other: KVCache, rows: Sequence[int] | None = None) -> None:
-        """Append rows of another cache of this runtime; the capacity becomes the larger one of both.
+        """Append rows of another cache of this runtime.
 
         Args:
             other: stays as it is.
-            rows: which of its rows; None means all.
+            rows: which of its rows; the capacity stays what it is. None means all, and the capacity becomes the larger
+                one of both.
+
+        Raises:
+            InvalidInputError: the rows that were named do not fit the capacity.
         """
 
     def reserve(self, rows: int) -> None:

@@ -104,7 +104,9 @@ class KVBuffers:
         assert isinstance(other, KVBuffers)
         joining = list(range(len(other.lengths)) if rows is None else rows)
         batch_size, more = len(self.lengths), len(joining)
-        capacity = max(self.capacity, other.capacity)
+        capacity = max(self.capacity, other.capacity) if rows is None else self.capacity
+        if any(other.lengths[row] > capacity for row in joining):
+            raise InvalidInputError(f"a row that joins holds more than the cache's capacity of {capacity} tokens")
         if batch_size + more > self.buffer_shape[0] or capacity + self._padding > self.buffer_shape[2]:
             # Twice as many rows, so that rows that join one by one are not copied every time.
             self._reallocate(max(batch_size + more, 2 * batch_size), capacity)

@@ -51,7 +51,10 @@ class ReferenceCache:
     def join(self, other: KVCache, rows: Sequence[int] | None = None) -> None:
         """Append rows of another cache."""
         assert isinstance(other, ReferenceCache)
-        self.capacity = max(self.capacity, other.capacity)
+        if rows is None:
+            self.capacity = max(self.capacity, other.capacity)
+        elif any(other.lengths[row] > self.capacity for row in rows):
+            raise InvalidInputError(f"a row that joins holds more than the cache's capacity of {self.capacity} tokens")
         self.rows += [deepcopy(other.rows[row]) for row in (range(len(other.rows)) if rows is None else rows)]
 
     def reserve(self, rows: int) -> None:

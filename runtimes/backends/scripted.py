@@ -54,7 +54,10 @@ class ScriptedCache:
     def join(self, other: KVCache, rows: Sequence[int] | None = None) -> None:
         """Append rows of another cache."""
         assert isinstance(other, ScriptedCache)
-        self.capacity = max(self.capacity, other.capacity)
+        if rows is None:
+            self.capacity = max(self.capacity, other.capacity)
+        elif any(other.lengths[row] > self.capacity for row in rows):
+            raise InvalidInputError(f"a row that joins holds more than the cache's capacity of {self.capacity} tokens")
         joining = range(len(other.sequences)) if rows is None else rows
         self.sequences += [list(other.sequences[row]) for row in joining]
 

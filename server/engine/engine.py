@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 
 from codegen_edge.errors import InvalidInputError
 from codegen_edge.generation import Request
 from codegen_edge.generation.model import Model
-from codegen_edge.server.engine.jobs import Deliver, EngineDeadError, Failed, Job, Ticket
+from codegen_edge.server.engine.jobs import Deliver, EngineDeadError, Event, Failed, Job, Ticket
 from codegen_edge.server.engine.queue import JobQueue
 from codegen_edge.server.engine.scheduler import Scheduler
 from codegen_edge.server.engine.state import EngineSettings, EngineState
@@ -60,9 +61,12 @@ class Engine:
             raise InvalidInputError(
                 f"{job.params.n} choices of a prompt were asked for, the server has {self.settings.slots} slots"
             )
+        if job.params.num_beams > 1:
+            raise InvalidInputError("the engine does not search beams: num_beams must be 1")
         model = self.model
-        Request.of(job.prompts, job.params, model.runtime.config, model.tokenizer.vocab_size)
-        ticket, older = self._queue.submit(job)
+        request = Request.of(job.prompts, job.params, model.runtime.config, model.tokenizer.vocab_size)
+        # What is scored, looked up and kept is what is read: prompts as `prompt_overflow` cuts them.
+        ticket, older = self._queue.submit(replace(job, prompts=request.prompts))
         for each in older:
             self.cancel(each)
         return ticket
@@ -128,7 +132,8 @@ class Engine:
         # Whatever ends the thread must be known: every waiting client is told, and `ready` turns false.
         except BaseException as exc:  # noqa: BLE001
             dead = EngineDeadError(f"the engine has failed: {type(exc).__name__}: {exc}")
-            self._deliver([(ticket, Failed(None, dead)) for ticket in self._queue.fail(exc)])
+            left: list[tuple[Ticket, Event]] = [(ticket, Failed(None, dead)) for ticket in self._queue.fail(exc)]
+            self._deliver(self._scheduler.take_outbox() + left)
 
     def _wait_for_work(self) -> bool:
         """Wait until there is something to do; False when the engine was stopped and nothing is left."""

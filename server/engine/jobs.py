@@ -55,6 +55,9 @@ class Job:
     owner: str = ""
     client: str | None = None
 
+    def __post_init__(self) -> None:
+        assert self.prompt_logprobs is not None or not self.is_score_only, "nothing is wanted"
+
     @property
     def num_choices(self) -> int:
         """Over all prompts."""

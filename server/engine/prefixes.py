@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 
+from codegen_edge.generation.slots import Prefix
 from codegen_edge.generation.speculation import common_length
 from codegen_edge.runtimes.runtime import KVCache, Runtime
 
@@ -26,28 +27,27 @@ class PrefixCache:
 
     Args:
         runtime: whose caches these are.
-        capacity: tokens that a copy can hold.
         bytes_per_token: of keys and values.
         max_bytes: of all rows; the least recently used leave first. 0 keeps nothing.
     """
 
-    def __init__(self, runtime: Runtime, *, capacity: int, bytes_per_token: int, max_bytes: int) -> None:
+    def __init__(self, runtime: Runtime, *, bytes_per_token: int, max_bytes: int) -> None:
         self._runtime = runtime
-        self._capacity = capacity
         self._bytes_per_token = bytes_per_token
         self._max_bytes = max_bytes
         self._entries: OrderedDict[int, _Entry] = OrderedDict()  # the most recently used last
         self._next_key = 0
+        self._num_tokens = 0  # of all entries; counted here, because other threads ask for it
         self.num_queried = 0  # tokens that were looked up
         self.num_hit = 0  # and those that were found
 
     @property
     def size_bytes(self) -> int:
         """Of the rows that are kept."""
-        return sum(len(entry.ids) for entry in self._entries.values()) * self._bytes_per_token
+        return self._num_tokens * self._bytes_per_token
 
-    def find(self, owner: str, prompt: tuple[int, ...]) -> tuple[KVCache | None, int]:
-        """A copy of what is known of a prompt's beginning, and its tokens; the prompt's last token is never part of it.
+    def find(self, owner: str, prompt: tuple[int, ...]) -> Prefix | None:
+        """What is known of a prompt's beginning, or None; the prompt's last token is never part of it.
 
         The logits after the last token are wanted, so it is always read.
         """
@@ -59,17 +59,13 @@ class PrefixCache:
                 if common > length:
                     best, length = key, common
         if best is None or length < _LEAST_TOKENS:
-            return None, 0
+            return None
         self._entries.move_to_end(best)
-        cache = self._runtime.new_cache(1, self._capacity)
-        cache.select([])
-        cache.join(self._entries[best].cache)
-        cache.rewind(0, length)
         self.num_hit += length
-        return cache, length
+        return Prefix(self._entries[best].cache, length)
 
     def keep(self, owner: str, prompt: tuple[int, ...], cache: KVCache, row: int) -> None:
-        """Copy a prompt that row `row` of a cache holds."""
+        """Copy a prompt, which is all that row `row` of a cache holds."""
         size = len(prompt) * self._bytes_per_token
         if len(prompt) < _LEAST_TOKENS or size > self._max_bytes:
             return
@@ -80,16 +76,21 @@ class PrefixCache:
                     self._entries.move_to_end(key)
                     return  # known already, and more
                 if common == len(entry.ids):
-                    del self._entries[key]  # the new one holds it
+                    self._drop(key)  # the new one holds it
         while self._entries and self.size_bytes + size > self._max_bytes:
-            self._entries.popitem(last=False)
-        kept = self._runtime.new_cache(1, self._capacity)
+            self._drop(next(iter(self._entries)))
+        # Of the prompt's own length: pages of a larger one would be there as a whole (transparent huge pages).
+        kept = self._runtime.new_cache(1, len(prompt))
         kept.select([])
         kept.join(cache, [row])
-        kept.rewind(0, len(prompt))
         self._entries[self._next_key] = _Entry(owner, prompt, kept)
         self._next_key += 1
+        self._num_tokens += len(prompt)
 
     def clear(self) -> None:
         """Forget all."""
         self._entries.clear()
+        self._num_tokens = 0
+
+    def _drop(self, key: int) -> None:
+        self._num_tokens -= len(self._entries.pop(key).ids)

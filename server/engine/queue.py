@@ -7,7 +7,7 @@ import time
 from collections import deque
 from dataclasses import dataclass
 
-from codegen_edge.runtimes.runtime import KVCache
+from codegen_edge.generation.slots import Prefix
 from codegen_edge.server.engine.jobs import DrainingError, EngineDeadError, Job, QueueFullError, Ticket
 from codegen_edge.server.engine.scoring import PromptScorer
 from codegen_edge.server.engine.state import EngineSettings
@@ -24,18 +24,23 @@ class Part:
         ticket: of the job.
         prompt_number: which of its prompts.
         scorer: where the prompt's own log probabilities are wanted.
-        cache: what is known of the prompt already, when it was scored.
+        prefix: what is known of the prompt already, when it was scored.
     """
 
     ticket: Ticket
     prompt_number: int
     scorer: PromptScorer | None = None
-    cache: KVCache | None = None
+    prefix: Prefix | None = None
 
     @property
     def prompt(self) -> tuple[int, ...]:
         """Its token ids."""
         return self.ticket.job.prompts[self.prompt_number]
+
+    @property
+    def is_to_be_scored(self) -> bool:
+        """Whether its log probabilities are wanted and not begun."""
+        return self.ticket.job.prompt_logprobs is not None and self.scorer is None
 
 
 class JobQueue:
@@ -95,10 +100,12 @@ class JobQueue:
             self.condition.notify_all()
         return ticket, older
 
-    def take(self, free_slots: int) -> Part | None:
-        """The part that came first, where the slots suffice for it; nothing overtakes it."""
+    def take(self, free_slots: int, *, can_score: bool = True) -> Part | None:
+        """The part that came first, where the slots suffice for it, and its turn to be scored; nothing overtakes it."""
         with self.condition:
             if not self._parts or self._parts[0].ticket.job.params.n > free_slots:
+                return None
+            if self._parts[0].is_to_be_scored and not can_score:
                 return None
             return self._parts.popleft()
 
@@ -135,6 +142,8 @@ class JobQueue:
         with self.condition:
             self.failure = error
             left = list(self.tickets)
+            for ticket in left:
+                ticket.num_open, ticket.finished_at = 0, time.monotonic()
             self.tickets.clear()
             self._parts.clear()
             self.condition.notify_all()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from codegen_edge.errors import CancelledError, CodegenEdgeError
 from codegen_edge.generation import Request, RowOutput, TextEvent, TokenEvent
 from codegen_edge.generation.model import Model
-from codegen_edge.generation.slots import SlotBatch, slot_batch
+from codegen_edge.generation.slots import Prefix, SlotBatch, slot_batch
 from codegen_edge.generation.speculation import PromptLookup, Speculator, free_drafts
 from codegen_edge.runtimes.runtime import KVCache
 from codegen_edge.server.engine.jobs import Event, Failed, Job, Piece, Scored, Started, Ticket
@@ -50,7 +50,6 @@ class Scheduler:
         self._outbox: list[tuple[Ticket, Event]] = []
         self.prefixes = PrefixCache(
             model.runtime,
-            capacity=model.runtime.config.context_length,
             bytes_per_token=settings.bytes_per_token,
             max_bytes=settings.prefix_bytes,
         )
@@ -79,6 +78,10 @@ class Scheduler:
                     self._take(event)
         except CodegenEdgeError as exc:
             self._fail_all(exc)
+        return self.take_outbox()
+
+    def take_outbox(self) -> list[tuple[Ticket, Event]]:
+        """What was not given out yet; something is left only where a turn failed."""
         outbox, self._outbox = self._outbox, []
         return outbox
 
@@ -108,8 +111,8 @@ class Scheduler:
     def _say_cancelled(self, part: Part) -> None:
         job = part.ticket.job
         if job.is_score_only:
-            self._emit(part.ticket, Failed(None, CancelledError("the request was cancelled")))
-            self._queue.close(part.ticket, part.ticket.num_open)
+            if not part.ticket.is_finished:  # by another of its prompts
+                self._fail_part(part, CancelledError("the request was cancelled"))
             return
         for sample in range(job.params.n):
             event = TextEvent(row=part.prompt_number, sample=sample, text="", token_id=None, finish_reason="cancelled")
@@ -117,11 +120,16 @@ class Scheduler:
             self._queue.close(part.ticket, 1)
 
     def _admit(self) -> None:
-        while (part := self._queue.take(self.free_slots)) is not None:
+        while (part := self._next_part()) is not None:
             try:
                 self._begin(part)
             except CodegenEdgeError as exc:
                 self._fail_part(part, exc)
+
+    def _next_part(self) -> Part | None:
+        """One prompt is scored at a time, with slots set aside for what follows, so that nothing overtakes it."""
+        reserved = sum(part.ticket.job.params.n for part in self._scoring if not part.ticket.job.is_score_only)
+        return self._queue.take(self.free_slots - reserved, can_score=not self._scoring)
 
     def _begin(self, part: Part) -> None:
         ticket, job = part.ticket, part.ticket.job
@@ -129,18 +137,15 @@ class Scheduler:
             part.scorer = PromptScorer(
                 self._model.runtime,
                 part.prompt,
-                self._model.runtime.config.context_length,
                 job.prompt_logprobs,
                 self._model.tokenizer.vocab_size,
             )
             self._scoring.append(part)
             self._start(ticket, 0)
             return
-        num_cached = 0
-        if part.cache is None:
-            part.cache, num_cached = self.prefixes.find(job.owner, part.prompt)
-        rows = self._batch.admit(self._request(job, part.prompt), cache=part.cache, cancel=ticket.cancel)
-        part.cache = None
+        scored, part.prefix = part.prefix, None
+        prefix = scored or self.prefixes.find(job.owner, part.prompt)
+        rows = self._batch.admit(self._request(job, part.prompt), prefix=prefix, cancel=ticket.cancel)
         for sample, row in enumerate(rows):
             output = RowOutput(
                 self._model.tokenizer,
@@ -151,7 +156,7 @@ class Scheduler:
                 sample=sample,
             )
             self._choices[row] = _Choice(ticket, part, part.prompt_number * job.params.n + sample, output)
-        self._start(ticket, num_cached)
+        self._start(ticket, prefix.length if prefix is not None and scored is None else 0)
 
     def _request(self, job: Job, prompt: tuple[int, ...]) -> Request:
         return Request.of([prompt], job.params, self._model.runtime.config, self._model.tokenizer.vocab_size)
@@ -181,7 +186,8 @@ class Scheduler:
         if part.ticket.job.is_score_only:
             self._queue.close(part.ticket, 1)
             return
-        part.cache = part.scorer.cache if len(part.prompt) > 1 else None
+        if len(part.prompt) > 1:
+            part.prefix = Prefix(part.scorer.cache, len(part.prompt) - 1)
         self._queue.put_back(part)
 
     def _take(self, event: TokenEvent) -> None:
@@ -205,10 +211,14 @@ class Scheduler:
             self.prefixes.keep(choice.ticket.job.owner, choice.part.prompt, cache, place)
 
     def _fail_part(self, part: Part, error: Exception) -> None:
-        """All of its job ends."""
-        part.ticket.cancel.cancel()
-        self._emit(part.ticket, Failed(None, error))
-        self._queue.close(part.ticket, part.ticket.num_open)
+        """All of its job ends, and with it the rows and the prompts that its other parts have."""
+        ticket = part.ticket
+        for row in [row for row, choice in self._choices.items() if choice.ticket is ticket]:
+            del self._choices[row]
+            self._batch.finish(row)
+        self._scoring = deque(each for each in self._scoring if each.ticket is not ticket)
+        self._emit(ticket, Failed(None, error))
+        self._queue.close(ticket, ticket.num_open)
 
     def _fail_row(self, row: int, error: Exception) -> None:
         choice = self._choices.pop(row, None)

@@ -33,13 +33,12 @@ class PromptScorer:
     Args:
         runtime: computes the logits.
         prompt: [T] token ids.
-        capacity: tokens that the cache can hold.
         num_top: how many of the likeliest ids to keep beside each token.
         num_ids: ids of the tokenizer; those above are never named.
     """
 
-    def __init__(self, runtime: Runtime, prompt: tuple[int, ...], capacity: int, num_top: int, num_ids: int) -> None:
-        self.cache: KVCache = runtime.new_cache(1, capacity)
+    def __init__(self, runtime: Runtime, prompt: tuple[int, ...], num_top: int, num_ids: int) -> None:
+        self.cache: KVCache = runtime.new_cache(1, len(prompt))
         self._runtime = runtime
         self._prompt = prompt
         self._num_top, self._num_ids = num_top, num_ids

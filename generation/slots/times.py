@@ -1,0 +1,43 @@
+"""How long a slice of a prompt may be beside rows that decode."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+_LEAST_SLICE = 8  # tokens of prompts in a step, at least: a waiting prompt always gets on
+_SLOWED = 2.0  # a step that takes a slice along may take so many times as long as one without
+_MEMORY = 0.7  # share of an average that one more observation leaves
+
+
+@dataclass(slots=True)
+class StepTimes:
+    """What steps cost, from those so far: one without prompts, and a prompt's token in one.
+
+    Attributes:
+        plain: seconds of a step of the rows that decode; None before the first.
+        per_token: seconds that a prompt's token adds; None before the first slice.
+    """
+
+    plain: float | None = None
+    per_token: float | None = None
+
+    def record(self, num_decoding: int, num_read: int, seconds: float) -> None:
+        """A step of so many rows that decode and so many tokens of prompts took so long."""
+        if not num_read:
+            self.plain = _average(self.plain, seconds)
+        else:
+            base = self.plain if num_decoding and self.plain is not None else 0.0
+            self.per_token = _average(self.per_token, max(seconds - base, 1e-6) / num_read)
+
+    def slice(self, num_decoding: int, seconds: float, most: int) -> int:
+        """Tokens of prompts for a step of about `seconds`; with rows that decode, which it may slow down so far."""
+        if self.per_token is None:
+            return min(_LEAST_SLICE, most)
+        room = seconds
+        if num_decoding and self.plain is not None:
+            room = min(seconds, _SLOWED * self.plain) - self.plain
+        return max(min(_LEAST_SLICE, most), min(most, int(room / self.per_token)))
+
+
+def _average(known: float | None, latest: float) -> float:
+    return latest if known is None else known * _MEMORY + latest * (1 - _MEMORY)
