@@ -35,7 +35,7 @@ from codegen_edge.server.load.results import nearest_rank
 RESULT = Path(__file__).parent / "results" / "serve.json"
 ROUNDS = 3
 SLOTS, QUEUE = 8, 32
-PROMPT, LONG_PROMPT, NEW = 128, 1024, 32
+PROMPT, LONG_PROMPT, NEW = 64, 1024, 64
 VOCABULARY = 50_000
 RANDOM = np.random.default_rng(0)
 
@@ -209,7 +209,7 @@ async def _until(client: Client, asking: asyncio.Task[Reply], expected: tuple[in
 
 
 async def measure_overload(client: Client) -> dict[str, Any]:
-    """80 requests at once on eight slots and a queue of 32, and /health beside them."""
+    """Requests that come one after another while the eight slots and the queue of 32 are full, and /health."""
     health: list[float] = []
     is_over = asyncio.Event()
 
@@ -222,9 +222,12 @@ async def measure_overload(client: Client) -> dict[str, Any]:
                 await asyncio.sleep(0.02)
 
     watching = asyncio.create_task(watch())
-    first = asyncio.create_task(client.together(SLOTS + QUEUE, length=16, new=24))
+    first = asyncio.create_task(client.together(SLOTS + QUEUE, length=16, new=100))
     await asyncio.sleep(2.0)
-    refused = await client.together(40, length=16, new=24)
+    refused = []
+    for _ in range(40):
+        refused.append(await client.ask(random_prompt(16), 24))
+        await asyncio.sleep(0.02)
     accepted = await first
     is_over.set()
     await watching

@@ -23,7 +23,8 @@ class Engine:
     Args:
         model: opened; the engine's thread is the only one that uses its runtime.
         settings: of the engine.
-        deliver: called by the engine's thread after every step that brought something; must not block.
+        deliver: called by the engine's thread after every step that brought something, and by `cancel` for jobs that
+            wait; must not block.
     """
 
     def __init__(self, model: Model, settings: EngineSettings, deliver: Deliver) -> None:
@@ -74,6 +75,10 @@ class Engine:
     def cancel(self, ticket: Ticket) -> None:
         """End a job, and no other one, in whichever phase it is; its events say "cancelled"."""
         ticket.cancel.cancel()
+        # Those that wait need not wait for the end of the step that runs.
+        events = [event for part in self._queue.take_cancelled() for event in self._queue.end(part)]
+        if events:
+            self._deliver(events)
         with self._queue.condition:
             self._queue.condition.notify_all()
 

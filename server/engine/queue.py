@@ -7,8 +7,19 @@ import time
 from collections import deque
 from dataclasses import dataclass
 
+from codegen_edge.errors import CancelledError
+from codegen_edge.generation import TextEvent
 from codegen_edge.generation.slots import Prefix
-from codegen_edge.server.engine.jobs import DrainingError, EngineDeadError, Job, QueueFullError, Ticket
+from codegen_edge.server.engine.jobs import (
+    DrainingError,
+    EngineDeadError,
+    Event,
+    Failed,
+    Job,
+    Piece,
+    QueueFullError,
+    Ticket,
+)
 from codegen_edge.server.engine.scoring import PromptScorer
 from codegen_edge.server.engine.state import EngineSettings
 
@@ -59,6 +70,7 @@ class JobQueue:
     def __init__(self, settings: EngineSettings) -> None:
         self.condition = threading.Condition()
         self.tickets: set[Ticket] = set()
+        self._num_free = settings.slots  # for jobs that come: those that will have a slot at once do not wait
         self.is_draining = False
         self.failure: BaseException | None = None
         self._settings = settings
@@ -82,7 +94,7 @@ class JobQueue:
             if self.is_draining:
                 raise DrainingError("the server is shutting down")
             num_jobs, waiting = len({part.ticket for part in self._parts}), self.num_tokens
-            is_full = num_jobs >= self._settings.max_queued
+            is_full = num_jobs >= self._settings.max_queued + self._num_free
             if is_full or (num_jobs and waiting + num_tokens > self._settings.max_queued_tokens):
                 raise QueueFullError(
                     f"{num_jobs} requests with {waiting} tokens are waiting",
@@ -109,6 +121,11 @@ class JobQueue:
                 return None
             return self._parts.popleft()
 
+    def tell_free(self, slots: int) -> None:
+        """So many slots are free; not for jobs that come where others wait for them."""
+        with self.condition:
+            self._num_free = 0 if self._parts else slots
+
     def put_back(self, part: Part) -> None:
         """In front of all that wait: it had its turn and needs a slot now."""
         with self.condition:
@@ -122,13 +139,28 @@ class JobQueue:
                 self._parts.remove(part)
         return cancelled
 
+    def end(self, part: Part) -> list[tuple[Ticket, Event]]:
+        """A part that was cancelled before it had slots: what is to be delivered."""
+        ticket, job = part.ticket, part.ticket.job
+        if job.is_score_only:
+            if ticket.is_finished:  # by another of its prompts
+                return []
+            self.close(ticket, ticket.num_open)
+            return [(ticket, Failed(None, CancelledError("the request was cancelled")))]
+        events: list[tuple[Ticket, Event]] = []
+        for sample in range(job.params.n):
+            event = TextEvent(row=part.prompt_number, sample=sample, text="", token_id=None, finish_reason="cancelled")
+            events.append((ticket, Piece(part.prompt_number * job.params.n + sample, event)))
+            self.close(ticket, 1)
+        return events
+
     def close(self, ticket: Ticket, num_choices: int) -> None:
         """So many choices of a job have ended; with the last one the job is gone, and what it still has waiting."""
-        ticket.num_open -= min(num_choices, ticket.num_open)
-        if ticket.num_open:
-            return
-        ticket.finished_at = time.monotonic()
         with self.condition:
+            ticket.num_open -= min(num_choices, ticket.num_open)
+            if ticket.num_open:
+                return
+            ticket.finished_at = time.monotonic()
             if ticket.started_at is not None:
                 seconds = ticket.finished_at - ticket.started_at
                 self._job_seconds = _MEMORY * self._job_seconds + (1 - _MEMORY) * seconds

@@ -6,8 +6,8 @@ import time
 from collections import deque
 from dataclasses import dataclass
 
-from codegen_edge.errors import CancelledError, CodegenEdgeError
-from codegen_edge.generation import Request, RowOutput, TextEvent, TokenEvent
+from codegen_edge.errors import CodegenEdgeError
+from codegen_edge.generation import Request, RowOutput, TokenEvent
 from codegen_edge.generation.model import Model
 from codegen_edge.generation.slots import Prefix, SlotBatch, slot_batch
 from codegen_edge.generation.speculation import PromptLookup, Speculator, free_drafts
@@ -18,7 +18,8 @@ from codegen_edge.server.engine.queue import JobQueue, Part
 from codegen_edge.server.engine.scoring import PromptScorer
 from codegen_edge.server.engine.state import EngineSettings
 
-_ALONE_FACTOR = 4.0  # a step in which nobody decodes may take so many times as long: a cancel stops its run
+# A step in which nobody decodes may take so many times as long; and that of one request, which its cancel stops.
+_READING_FACTOR, _ALONE_FACTOR = 4.0, 10.0
 _SCORED_TOKENS = 32  # of a slice: its logits are [T, V]
 
 
@@ -78,6 +79,7 @@ class Scheduler:
                     self._take(event)
         except CodegenEdgeError as exc:
             self._fail_all(exc)
+        self._queue.tell_free(self.free_slots)
         return self.take_outbox()
 
     def take_outbox(self) -> list[tuple[Ticket, Event]]:
@@ -97,7 +99,8 @@ class Scheduler:
 
     def _step_seconds(self) -> float:
         is_decoding = any(choice.ticket.first_token_at is not None for choice in self._choices.values())
-        return self._settings.max_step_seconds * (1.0 if is_decoding else _ALONE_FACTOR)
+        factor = 1.0 if is_decoding else _ALONE_FACTOR if len(self._choices) == 1 else _READING_FACTOR
+        return self._settings.max_step_seconds * factor
 
     def _drop_cancelled(self) -> None:
         """Of the jobs that wait or are scored; rows that have slots are ended by their batch."""
@@ -106,18 +109,7 @@ class Scheduler:
             self._scoring.remove(part)
             cancelled.append(part)
         for part in cancelled:
-            self._say_cancelled(part)
-
-    def _say_cancelled(self, part: Part) -> None:
-        job = part.ticket.job
-        if job.is_score_only:
-            if not part.ticket.is_finished:  # by another of its prompts
-                self._fail_part(part, CancelledError("the request was cancelled"))
-            return
-        for sample in range(job.params.n):
-            event = TextEvent(row=part.prompt_number, sample=sample, text="", token_id=None, finish_reason="cancelled")
-            self._emit(part.ticket, Piece(part.prompt_number * job.params.n + sample, event))
-            self._queue.close(part.ticket, 1)
+            self._outbox += self._queue.end(part)
 
     def _admit(self) -> None:
         while (part := self._next_part()) is not None:
@@ -125,6 +117,7 @@ class Scheduler:
                 self._begin(part)
             except CodegenEdgeError as exc:
                 self._fail_part(part, exc)
+        self._queue.tell_free(self.free_slots)
 
     def _next_part(self) -> Part | None:
         """One prompt is scored at a time, with slots set aside for what follows, so that nothing overtakes it."""

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp
 
 from codegen_edge.errors import InvalidInputError
 from codegen_edge.server.http import admin
-from codegen_edge.server.http.completions import chat_complete, complete
+from codegen_edge.server.http.completions import chat_complete
 from codegen_edge.server.http.errors import ApiError, as_api_error
 from codegen_edge.server.http.guard import Guard
 from codegen_edge.server.http.metrics import Metrics
@@ -62,15 +62,17 @@ def create_app(models: Sequence[ServedModel], settings: ServerSettings) -> ASGIA
 
 
 def _routes() -> list[Route]:
+    # Here: the dialects import modules of this package, which may be what imports this one.
+    from codegen_edge.server.dialects import dialect_routes
+
     return [
-        Route("/v1/completions", complete, methods=["POST"]),
+        *dialect_routes(),
         Route("/v1/chat/completions", chat_complete, methods=["POST"]),
         Route("/v1/models", admin.list_models),
         Route("/v1/models/{name:path}", admin.show_model),
         Route("/tokenize", admin.tokenize, methods=["POST"]),
         Route("/detokenize", admin.detokenize, methods=["POST"]),
         Route("/health", admin.health),
-        Route("/v1/health", admin.health),
         Route("/live", admin.health),
         Route("/ready", admin.ready),
         Route("/version", admin.version),

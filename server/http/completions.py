@@ -66,10 +66,9 @@ class TextShape:
         return answers.choice(self.wanted, update.choice, update, self._writer(update.choice))
 
 
-async def complete(request: Request) -> Response:
-    """POST /v1/completions."""
+async def complete_body(request: Request, body: Any) -> Response:
+    """POST /v1/completions, with its body read."""
     state = AppState.of(request)
-    body = await state.read_json(request)
     wanted, fields = completion_request(body, state.models, state.settings, state.caller(request))
     return await answer(request, wanted, fields, TextShape(wanted))
 
@@ -89,11 +88,11 @@ async def answer(request: Request, wanted: Wanted, fields: Fields, shape: Shape)
     is_streamed, has_usage, is_continuous = _streaming(fields)
     if is_streamed and wanted.job.params.n > wanted.num_choices:
         raise bad_request("best_of cannot be streamed: the best one is known at the end", "best_of")
-    headers = {"X-Request-Id": _header_safe(wanted.request_id), **wanted.headers}
+    headers = {"X-Request-Id": header_safe(wanted.request_id), **wanted.headers}
     if fields.ignored:
         if state.settings.is_strict:
             raise bad_request(f"unknown fields: {', '.join(fields.ignored)}", fields.ignored[0])
-        headers["X-Ignored-Fields"] = _header_safe(", ".join(fields.ignored))
+        headers["X-Ignored-Fields"] = header_safe(", ".join(fields.ignored))
     running = state.submit(wanted)
     if is_streamed:
         # Headers go out when the request has a slot: until then it may still be refused.
@@ -156,5 +155,6 @@ async def _chunks(
         yield chunk([], counted())
 
 
-def _header_safe(text: str) -> str:
+def header_safe(text: str) -> str:
+    """A text that came from a client, as the value of a header."""
     return "".join(each if each.isascii() and each.isprintable() else "?" for each in text)[:512]
