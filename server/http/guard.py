@@ -17,6 +17,9 @@ PUBLIC_PATHS = frozenset(
 )
 """Answered without a key: they tell nothing of prompts or models."""
 
+PROBED_PATHS = frozenset({"/health", "/live", "/ready"})
+"""Answered under any name: what watches a server may know it by its address only."""
+
 _CSP = "default-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'"
 _CORS_METHODS, _CORS_HEADERS = "GET, POST, OPTIONS", "Authorization, Content-Type, X-Api-Key, X-Client-Id"
 
@@ -86,7 +89,7 @@ class Guard:
     def _check_host(self, scope: Scope) -> None:
         host = Headers(scope=scope).get("host", "")
         name = host[1 : host.index("]")] if host.startswith("[") and "]" in host else host.rsplit(":", 1)[0]
-        if name.lower() not in self._hosts:
+        if self._hosts is not None and scope["path"] not in PROBED_PATHS and name.lower() not in self._hosts:
             raise ApiError(403, f"the host {name[:100]!r} is not answered", kind="permission_error", code="host")
 
     def _check_key(self, scope: Scope) -> None:

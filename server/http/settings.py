@@ -18,7 +18,8 @@ class ServerSettings:
         host, port: where it listens; port 0 lets the system choose.
         api_keys: any of them is accepted; empty asks for none.
         allowed_hosts: values of the Host header that are answered, without port; empty takes the local names and
-            `host`. A page of another origin could otherwise reach the server by a name of its own (DNS rebinding).
+            `host`, or all where a key is asked for. A page of another origin could otherwise reach a server without
+            keys by a name of its own (DNS rebinding).
         cors_origins: origins whose pages may read answers; none by default.
         max_body_bytes: of a request.
         header_seconds, body_seconds: for a request to arrive.
@@ -73,9 +74,11 @@ class ServerSettings:
             )
 
     @property
-    def answered_hosts(self) -> frozenset[str]:
-        """Host names that are answered."""
-        return frozenset(self.allowed_hosts or (*_LOCAL_NAMES, self.host))
+    def answered_hosts(self) -> frozenset[str] | None:
+        """Host names that are answered; None answers all."""
+        if self.api_keys and not self.allowed_hosts:
+            return None
+        return frozenset((*_LOCAL_NAMES, self.host, *self.allowed_hosts))
 
 
 def _is_local(host: str) -> bool:

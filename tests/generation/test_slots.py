@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from codegen_edge.bundle import Bundle
 from codegen_edge.errors import InvalidInputError, NumericsError
 from codegen_edge.generation import CancelToken, GenerationLoop, GenerationParams, Request, TokenEvent
-from codegen_edge.generation.slots import RaggedBatch, SlicedBatch, StepTimes, slot_batch
+from codegen_edge.generation.slots import Prefix, RaggedBatch, SlicedBatch, StepTimes, slot_batch
 from codegen_edge.runtimes import open_runtime
 from codegen_edge.runtimes.backends.scripted import ScriptedRuntime
 
@@ -133,7 +133,7 @@ def test_prefix_that_is_cached_is_not_read_again(make: Any) -> None:
     ((number, kept),) = read
     assert (number, kept.sequences) == (0, [[1, 2, 3, 4, 5, 6]])
     computing.steps.clear()
-    batch.admit(request([1, 2, 3, 4, 5, 6, 7, 8], params), cache=kept)
+    batch.admit(request([1, 2, 3, 4, 5, 6, 7, 8], params), prefix=Prefix(kept, 6))
     found = to_the_end(batch)
     assert computing.steps[0] == (1, 2)
     assert tokens(found)[1] == alone([1, 2, 3, 4, 5, 6, 7, 8], params)[0]

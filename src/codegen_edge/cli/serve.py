@@ -70,18 +70,22 @@ def serve(bundles: tuple[Path, ...], **options: Any) -> None:
     runtime = options["runtime"]
     is_exact = options["exact_steps"] if options["exact_steps"] is not None else runtime == "cpu"
     with ExitStack() as stack:
-        models = [
-            stack.enter_context(
-                load_model(
-                    bundle,
-                    runtime=runtime,
-                    check=options["check"],
-                    threads=options["threads"],
-                    exact_steps=is_exact or None,
+        try:
+            models = [
+                stack.enter_context(
+                    load_model(
+                        bundle,
+                        runtime=runtime,
+                        check=options["check"],
+                        threads=options["threads"],
+                        exact_steps=is_exact or None,
+                    )
                 )
-            )
-            for bundle in bundles
-        ]
+                for bundle in bundles
+            ]
+        except RuntimeUnavailableError as exc:
+            hint = exc.hint or ("--no-exact-steps serves it without that promise" if is_exact else "")
+            raise RuntimeUnavailableError(str(exc), hint=hint) from exc
         server = Server(models, sharing, settings, tell=lambda line: click.echo(line, err=True))
         asyncio.run(server.run(on_listening=lambda url: click.echo(f"listening on {url}", err=True)))
 
@@ -90,16 +94,12 @@ def _http_options(options: dict[str, Any]) -> dict[str, Any]:
     template = options["chat_template"]
     names = ("host", "port", "cors_origins", "max_body_bytes", "drain_seconds", "queue_seconds", "max_seconds")
     return {name: options[name] for name in names} | {
-        "allowed_hosts": _hosts(options["host"], options["allowed_hosts"]),
+        "allowed_hosts": options["allowed_hosts"],
         "is_strict": options["is_strict"],
         "logs_prompts": options["logs_prompts"],
         "metrics_prefix": options["metrics_prefix"],
         "chat_template": None if template is None else template.read_text(encoding="utf-8"),
     }
-
-
-def _hosts(host: str, further: tuple[str, ...]) -> tuple[str, ...]:
-    return ("localhost", "127.0.0.1", "::1", host, *further) if further else ()
 
 
 def _slots(given: str) -> int | None:

@@ -131,7 +131,16 @@ def test_prefixes_of_other_keys_are_not_found(model: Model) -> None:
 
 @pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example", "", "127.0.0.1.nip.io:80"])
 def test_other_hosts_are_not_answered(client: TestClient, host: str) -> None:
-    assert client.get("/health", headers={"Host": host}).status_code == 403
+    assert client.get("/version", headers={"Host": host}).status_code == 403
+    assert client.get("/ready", headers={"Host": host}).status_code == 200  # a balancer knows the address only
+
+
+def test_any_host_is_answered_where_a_key_is_asked_for(model: Model) -> None:
+    with serving(model, api_keys=("secret",)) as client:
+        assert client.get("/version", headers={"Host": "server.example"}).status_code == 200
+    with serving(model, api_keys=("secret",), allowed_hosts=("a.example",)) as client:
+        assert client.get("/version", headers={"Host": "a.example:8080"}).status_code == 200
+        assert client.get("/version", headers={"Host": "server.example"}).status_code == 403
 
 
 def test_large_bodies_are_refused_with_and_without_a_length(model: Model) -> None:
