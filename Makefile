@@ -90,6 +90,7 @@ bench: $(STAMP) ## measure export memory, 350M parity, quantization, generation 
 	$(BIN)/python -m benchmarks.quantization
 	$(BIN)/python -m benchmarks.generation
 	$(BIN)/python -m benchmarks.slots
+	$(BIN)/python -m benchmarks.micro
 
 $(GPU_STAMP): pyproject.toml
 	$(PYTHON) -m venv $(GPU_VENV)

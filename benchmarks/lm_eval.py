@@ -41,7 +41,7 @@ def pairs_of(tokenizer: Tokenizer) -> list[tuple[str, str]]:
 
 def reference(tokenizer: Tokenizer, pairs: list[tuple[str, str]]) -> list[tuple[float, int]]:
     """transformers' log-likelihood of each continuation, and its tokens; split as lm-eval splits them."""
-    model = load_reference_model(open_checkpoint(locate_checkpoint(CHECKPOINT)))
+    model = load_reference_model(open_checkpoint(locate_checkpoint(CHECKPOINT).folder))
     found = []
     for context, continuation in pairs:
         whole, start = tokenizer.encode(context + continuation), len(tokenizer.encode(context))

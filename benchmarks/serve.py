@@ -165,7 +165,8 @@ async def measure_join(client: Client) -> dict[str, Any]:
 
 async def measure_prefix(client: Client) -> dict[str, Any]:
     """The time to the first token of a prompt whose first 1,024 tokens were read before."""
-    cold, warm = [], []
+    cold: list[float] = []
+    warm: list[float] = []
     for _ in range(ROUNDS):
         shared = random_prompt(LONG_PROMPT)
         for times in (cold, warm):

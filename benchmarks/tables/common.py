@@ -1,0 +1,21 @@
+"""What all tables share."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).resolve().parents[1] / "results"
+
+
+def load(name: str) -> dict[str, Any]:
+    """A committed result."""
+    fields: dict[str, Any] = json.loads((RESULTS / name).read_text())
+    return fields
+
+
+def processor(machine: dict[str, Any]) -> str:
+    features = [name for name, is_there in machine["features"].items() if is_there]
+    vnni = "with VNNI" if any("vnni" in name for name in features) else "no VNNI"
+    return f"{machine['cores']} cores, {machine['processor']} ({', '.join(features)}; {vnni})"
