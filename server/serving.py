@@ -19,6 +19,7 @@ from codegen_edge.runtimes.backends.ort_cpu import rows_meet
 from codegen_edge.server.engine import EngineSettings
 from codegen_edge.server.engine.sizing import Memory, bytes_per_token, free_memory, plan_memory
 from codegen_edge.server.http import ServedModel, ServerSettings, create_app
+from codegen_edge.server.http.protocol import protocol_with_limit
 
 _LINGER_SECONDS = 1.0  # between "not ready" and the end of listening: balancers see it
 _BACKLOG = 2048
@@ -127,7 +128,8 @@ class Server:
             access_log=False,
             server_header=False,
             timeout_keep_alive=_KEEP_ALIVE_SECONDS,
-            http="h11",
+            http=protocol_with_limit(self._settings.header_seconds),
+            proxy_headers=False,
             ws="none",
             lifespan="on",
             backlog=_BACKLOG,

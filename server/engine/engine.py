@@ -41,13 +41,16 @@ class Engine:
         """Start the thread."""
         self._thread.start()
 
-    def check_admission(self) -> None:
+    def check_admission(self, client: str | None = None) -> None:
         """Refuse what `submit` would refuse whatever the job, so that its prompts need not be tokenized.
+
+        Args:
+            client: of the job; what it has waiting would be replaced.
 
         Raises:
             QueueFullError, DrainingError, EngineDeadError: as from `submit`.
         """
-        self._queue.check_admission()
+        self._queue.check_admission(client=client)
 
     def submit(self, job: Job) -> Ticket:
         """Queue a job; it gets slots in the order of arrival.

@@ -86,14 +86,18 @@ class JobQueue:
         with self.condition:
             return sum(len(part.prompt) for part in self._parts)
 
-    def check_admission(self, num_tokens: int = 0) -> None:
-        """Raise QueueFullError, DrainingError or EngineDeadError where a job of so many tokens cannot be taken."""
+    def check_admission(self, num_tokens: int = 0, client: str | None = None) -> None:
+        """Raise QueueFullError, DrainingError or EngineDeadError where a job of so many tokens cannot be taken.
+
+        What the same client has waiting does not count: the new job replaces it.
+        """
         with self.condition:
             if self.failure is not None:
                 raise EngineDeadError(f"the engine has failed: {self.failure}")
             if self.is_draining:
                 raise DrainingError("the server is shutting down")
-            num_jobs, waiting = len({part.ticket for part in self._parts}), self.num_tokens
+            parts = [part for part in self._parts if client is None or part.ticket.job.client != client]
+            num_jobs, waiting = len({part.ticket for part in parts}), sum(len(part.prompt) for part in parts)
             is_full = num_jobs >= self._settings.max_queued + self._num_free
             if is_full or (num_jobs and waiting + num_tokens > self._settings.max_queued_tokens):
                 raise QueueFullError(
@@ -105,7 +109,7 @@ class JobQueue:
         """Append a job; its ticket, and those of older jobs of the same client."""
         ticket = Ticket(job)
         with self.condition:
-            self.check_admission(job.num_prompt_tokens)
+            self.check_admission(job.num_prompt_tokens, job.client)
             older = [each for each in self.tickets if job.client is not None and each.job.client == job.client]
             self.tickets.add(ticket)
             self._parts.extend(Part(ticket, number) for number in range(len(job.prompts)))

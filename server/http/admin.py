@@ -8,7 +8,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from codegen_edge import __version__
+from codegen_edge.dependencies import PROJECT, installed_version
 from codegen_edge.errors import InvalidInputError
 from codegen_edge.server.http.completions_request import find_model
 from codegen_edge.server.http.errors import ApiError, as_api_error
@@ -107,7 +107,7 @@ def _why_not_ready(served: ServedModel) -> str | None:
 
 async def version(request: Request) -> Response:
     """GET /version."""
-    return JSONResponse({"version": __version__})
+    return JSONResponse({"version": installed_version(PROJECT)})
 
 
 async def metrics(request: Request) -> Response:

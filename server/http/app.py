@@ -21,7 +21,7 @@ from codegen_edge.server.http.guard import Guard
 from codegen_edge.server.http.metrics import Metrics
 from codegen_edge.server.http.models import ServedModel
 from codegen_edge.server.http.settings import ServerSettings
-from codegen_edge.server.http.state import AppState
+from codegen_edge.server.http.state import LOG, AppState
 from codegen_edge.server.http.streams import ClientGoneError
 from codegen_edge.server.page import page_files
 
@@ -97,6 +97,8 @@ def _lifespan(state: AppState) -> Any:
 
 
 async def _answer_error(request: Request, exc: Exception) -> Response:
+    if not isinstance(exc, ApiError):
+        LOG.error("%s %r", request.method, request.url.path, exc_info=exc)
     return as_api_error(exc).response()
 
 

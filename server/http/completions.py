@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
+from codegen_edge.errors import CancelledError
 from codegen_edge.server.http import answers, chat
 from codegen_edge.server.http.completions_request import completion_request
 from codegen_edge.server.http.errors import as_api_error, bad_request
@@ -148,9 +149,9 @@ async def _chunks(
             begun.add(update.choice)
             for first in shape.first(update.choice):
                 yield chunk([first], None)
+        if update.finish_reason == "cancelled":
+            raise as_api_error(CancelledError())
         yield chunk([shape.piece(update)], counted() if is_continuous else None)
-        if update.finish_reason == "cancelled" and running.is_stalled:
-            raise as_api_error(TimeoutError("the client reads too slowly"))
     if has_usage:
         yield chunk([], counted())
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from starlette.responses import JSONResponse
 
-from codegen_edge.errors import CancelledError, ContextLengthError, InvalidInputError
+from codegen_edge.errors import CancelledError, CodegenEdgeError, ContextLengthError, InvalidInputError
 from codegen_edge.server.engine import DrainingError, EngineDeadError, QueueFullError
 
 _RESTART_SECONDS = 5.0
@@ -69,7 +69,10 @@ def as_api_error(error: BaseException) -> ApiError:
 
 def _server_error(error: BaseException) -> ApiError:
     kind, code, headers = "server_error", None, {"x-should-retry": "false"}
-    status, message = 500, f"{type(error).__name__}: {' '.join(str(error).split())}"
+    # Of what is not ours nothing is told: it may hold paths, or a part of somebody's prompt.
+    status, message = 500, "something unexpected went wrong; the server's log has it"
+    if isinstance(error, CodegenEdgeError):
+        message = " ".join(str(error).split())
     match error:
         case QueueFullError():
             status, kind, code = 429, "rate_limit_error", "queue_full"

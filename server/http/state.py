@@ -62,7 +62,7 @@ class AppState:
         Raises:
             ApiError: 429 or 503 before anything is read; 400, 408 or 413 for the body.
         """
-        self.check_admission()
+        self.check_admission(self.caller(request).client)
         try:
             raw = await asyncio.wait_for(request.body(), self.settings.body_seconds)
         except TimeoutError:
@@ -75,14 +75,14 @@ class AppState:
             LOG.info("body %s", json.dumps(body)[:2000])
         return body
 
-    def check_admission(self) -> None:
+    def check_admission(self, client: str | None = None) -> None:
         """Refuse early where no model can take a job."""
         if self.is_draining:
             raise as_api_error(DrainingError("the server is shutting down"))
         refused: list[CodegenEdgeError] = []
         for served in self.served:
             try:
-                served.engine.check_admission()
+                served.engine.check_admission(client)
             except CodegenEdgeError as exc:
                 refused.append(exc)
         if len(refused) == len(self.served):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any, TypeVar
 
@@ -13,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 from codegen_edge.server.http.errors import ApiError, as_api_error
 from codegen_edge.server.http.models import Running
 
+LOG = logging.getLogger("codegen_edge.server")
 _PING_SECONDS = 15.0
 T = TypeVar("T")
 
@@ -106,7 +108,8 @@ class EventStream:
         except ApiError as exc:
             await self._send(send, _event(exc.body))
         # The stream has begun: whatever goes wrong can only be its last event.
-        except Exception as exc:  # noqa: BLE001
+        except Exception as exc:
+            LOG.error("in a stream", exc_info=exc)
             await self._send(send, _event(as_api_error(exc).body))
         await self._send(send, "data: [DONE]\n\n", is_last=True)
 

@@ -49,6 +49,7 @@ def serve(bundles: tuple[Path, ...], **options: Any) -> None:
     codegen-edge serve my-int8-bundle --port 8080
     """
     import asyncio
+    import logging
 
     from codegen_edge.dependencies import install_command
     from codegen_edge.generation.model import load_model
@@ -58,6 +59,9 @@ def serve(bundles: tuple[Path, ...], **options: Any) -> None:
     except ModuleNotFoundError as exc:
         raise RuntimeUnavailableError(f"the server needs {exc.name}: {install_command('cpu', 'serve')}") from exc
 
+    # Of the server alone: errors that nobody expected, and with --log-prompts what was asked.
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("codegen_edge.server").setLevel(logging.INFO if options["logs_prompts"] else logging.WARNING)
     settings = with_key_file(_http_options(options), options["api_key_file"])
     sharing = Sharing(
         slots=_slots(options["slots"]),

@@ -148,3 +148,18 @@ def test_cancelled_job_makes_room_in_the_queue() -> None:
         later = rig.submit([3])
         rig.gate.open()
         rig.check(first, later)
+
+
+def test_newer_job_of_a_client_replaces_its_own_where_the_queue_is_full() -> None:
+    with running(1, max_queued=1) as rig:
+        rig.gate.hold()
+        first = rig.submit([1], params=greedy(20))
+        rig.gate.wait()
+        older = rig.submit([2], client="editor")
+        with pytest.raises(QueueFullError):
+            rig.submit([3], client="another")
+        rig.engine.check_admission("editor")
+        newer = rig.submit([4], client="editor")
+        rig.gate.open()
+        assert rig.inbox.reasons(older) == ["cancelled"]
+        rig.check(first, newer)

@@ -186,7 +186,7 @@ def test_full_queue_is_429_before_anything_is_read(model: Model) -> None:
     with serving(model, engine={"max_queued": 1}) as client:
         state = client.app.state  # type: ignore[attr-defined]
 
-        def full() -> None:
+        def full(client: str | None = None) -> None:
             raise QueueFullError("1 requests with 5 tokens are waiting", retry_after=2.4)
 
         engine = state.served[0].engine

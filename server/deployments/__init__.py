@@ -1,0 +1,1 @@
+"""The server on several machines: one module for each program that starts and watches its replicas."""
