@@ -35,6 +35,9 @@ def pairs_of(tokenizer: Tokenizer) -> list[tuple[str, str]]:
     for file in load_corpus("held-out")[:NUM_PAIRS]:
         ids = tokenizer.encode(file.text[: CONTEXT + CONTINUATION])
         split = len(tokenizer.encode(file.text[:CONTEXT])) - 1
+        # lm-eval counts the spaces at a context's end to the continuation, which may then be no tokens of its own.
+        while tokenizer.decode(ids[:split])[-1].isspace():
+            split -= 1
         pairs.append((tokenizer.decode(ids[:split]), tokenizer.decode(ids[split:])))
     return pairs
 

@@ -83,7 +83,8 @@ class Update:
     Attributes:
         choice: number of the choice over all prompts.
         text: new text; empty only with a finish reason.
-        tokens: those that brought it, and those before it that brought no text yet.
+        tokens: those that brought it, and those before it that brought no text yet; with the last piece the end of
+            text or the stop id, which brings none.
         finish_reason: ours, on the last one.
     """
 
@@ -126,7 +127,6 @@ class Updates:
         self._scores: dict[int, tuple[TokenLogprob, ...]] = {}
         self._pending: dict[int, list[TokenLogprob]] = {}  # tokens whose text is not certain yet
         self._begun: set[int] = set()
-        self._silent_ids = {wanted.served.model.runtime.config.eos_token_id, *wanted.job.params.stop_ids}
 
     async def of(self, running: Running) -> AsyncIterator[Update]:
         """In the order in which they come.
@@ -151,7 +151,8 @@ class Updates:
     def _of_piece(self, piece: Piece) -> Iterator[Update]:
         event, tokens = piece.event, self._pending.setdefault(piece.choice, [])
         text = "" if self._wanted.is_empty else event.text
-        if event.token_id is not None and event.token_id not in self._silent_ids and not self._wanted.is_empty:
+        # The end of text, too: lm-eval leaves out the last token, whatever it is.
+        if event.token_id is not None and not self._wanted.is_empty:
             tokens.append(TokenLogprob(token_id=event.token_id, logprob=event.logprob, top=event.top_logprobs))
         if text or event.finish_reason is not None:
             self._pending[piece.choice] = []

@@ -144,6 +144,10 @@ def test_bias_bans_and_forces(client: TestClient, model: Model) -> None:
     assert forced["choices"][0]["token_ids"] == [65, 65, 65]
     ended = post(client, max_tokens=3, stop_token_ids=[65], logit_bias={"65": 100})["choices"][0]
     assert (ended["text"], ended["finish_reason"]) == ("", "stop")
+    # lm-eval drops the last log probability, whatever token it is of: it must be there.
+    body = {"max_tokens": 3, "stop_token_ids": [65], "logit_bias": {"65": 100}, "logprobs": 0, "return_token_ids": True}
+    ended = post(client, **body)["choices"][0]
+    assert (ended["token_ids"], len(ended["logprobs"]["token_logprobs"])) == ([65], 1)
 
 
 def test_temperature_zero_takes_what_editors_always_send(client: TestClient) -> None:

@@ -75,7 +75,7 @@ def test_silence_in_a_stream_is_filled_with_pings(monkeypatch: pytest.MonkeyPatc
     sent: list[bytes] = []
 
     async def chunks() -> AsyncIterator[Any]:
-        await asyncio.sleep(0.1)
+        await asyncio.sleep(0.4)
         yield {"text": "x"}
 
     async def send(message: Any) -> None:
