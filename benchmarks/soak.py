@@ -54,7 +54,7 @@ class Soak:
         text = pick.choice(PROGRAMS)
         start = 0 if pick.random() < 0.3 else pick.randrange(len(text) // 2)
         body: dict[str, Any] = {
-            "prompt": text[start : start + pick.choice((20, 200, 900))],
+            "prompt": text[start : start + pick.choice((20, 200, 500))],
             "max_tokens": pick.choice((1, 8, 40)),
             "temperature": pick.choice((0, 0, 0.2, 1.0)),
         }

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import signal
 import socket
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -161,21 +161,27 @@ class Server:
 
     async def _drain_when(self, stopping: asyncio.Event, is_asked_again: asyncio.Event, server: _Server) -> None:
         await stopping.wait()
-        self._tell("shutting down: no new requests are taken")
-        state: Any = self._app
-        state.state.is_draining = True
-        waiting = [asyncio.to_thread(each.engine.drain, self._settings.drain_seconds) for each in self._served]
-        drained = asyncio.create_task(_all(waiting))
-        again = asyncio.create_task(is_asked_again.wait())
-        await asyncio.wait({drained, again}, return_when=asyncio.FIRST_COMPLETED)
-        if not drained.done() or not drained.result():
-            self._tell("running requests are cancelled")
-        for each in self._served:
-            await asyncio.to_thread(each.engine.stop)
-        if not again.done():
-            await asyncio.sleep(_LINGER_SECONDS)
-        again.cancel()
-        server.should_exit = True
+        try:
+            self._say("shutting down: no new requests are taken")
+            state: Any = self._app
+            state.state.is_draining = True
+            waiting = [asyncio.to_thread(each.engine.drain, self._settings.drain_seconds) for each in self._served]
+            drained = asyncio.create_task(_all(waiting))
+            again = asyncio.create_task(is_asked_again.wait())
+            await asyncio.wait({drained, again}, return_when=asyncio.FIRST_COMPLETED)
+            if not drained.done() or not drained.result():
+                self._say("running requests are cancelled")
+            for each in self._served:
+                await asyncio.to_thread(each.engine.stop)
+            if not again.done():
+                await asyncio.sleep(_LINGER_SECONDS)
+            again.cancel()
+        finally:
+            server.should_exit = True  # whatever happens: a signal ends the process
+
+    def _say(self, line: str) -> None:
+        with contextlib.suppress(OSError):  # nobody reads it any more
+            self._tell(line)
 
 
 async def _all(waiting: Sequence[Awaitable[bool]]) -> bool:
@@ -190,7 +196,7 @@ class _Server(uvicorn.Server):
 
     def capture_signals(self) -> Any:
         """Ours are installed."""
-        return nullcontext()
+        return contextlib.nullcontext()
 
 
 def _listen(host: str, port: int) -> socket.socket:

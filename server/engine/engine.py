@@ -127,6 +127,7 @@ class Engine:
             accepted=scheduler.speculator.num_accepted if scheduler.speculator else 0,
             seconds_since_beat=time.monotonic() - self._beat,
             is_alive=self._queue.failure is None and self._thread.is_alive(),
+            has_failed=self._queue.failure is not None,
             is_draining=self._queue.is_draining,
         )
 

@@ -54,6 +54,7 @@ class EngineState:
         drafted, accepted: tokens of speculation.
         seconds_since_beat: since the thread last showed that it is alive.
         is_alive: whether it runs.
+        has_failed: whether its thread ended with an error; only a new process helps.
         is_draining: whether new jobs are refused.
     """
 
@@ -69,4 +70,5 @@ class EngineState:
     accepted: int
     seconds_since_beat: float
     is_alive: bool
+    has_failed: bool
     is_draining: bool

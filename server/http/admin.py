@@ -79,7 +79,10 @@ async def detokenize(request: Request) -> Response:
 
 
 async def health(request: Request) -> Response:
-    """GET /health and /live: the process answers."""
+    """GET /health and /live: the process answers, and no engine has failed; one that has needs a new process."""
+    failed = [served.name for served in AppState.of(request).served if served.engine.snapshot().has_failed]
+    if failed:
+        return JSONResponse({"status": "failed", "models": failed}, 503)
     return JSONResponse({"status": "ok"})
 
 

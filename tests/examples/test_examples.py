@@ -138,3 +138,12 @@ def test_own_runtime_repeats_its_prompt_and_does_what_the_built_in_ones_do(
         session.append(prompts[0])
         fork = session.fork()
         assert session.generate(max_new_tokens=8).token_ids == fork.generate(max_new_tokens=8).token_ids == together[0]
+
+
+@pytest.mark.interop
+@pytest.mark.filterwarnings("ignore")
+def test_ray_serve_prints_a_completion(load: Load, tiny_bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
+    example = load("ray_serve")
+    pytest.importorskip("ray", reason="Ray is not installed")
+    example.main(str(tiny_bundle.path))
+    assert example.PROMPT in capsys.readouterr().out

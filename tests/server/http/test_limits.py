@@ -184,3 +184,17 @@ def test_prompts_are_logged_only_where_asked_for_and_without_control_characters(
             assert not any(line.startswith("INFO") for line in log.splitlines())
             if is_logged:
                 assert json.dumps(secret)[1:-1] in log
+
+
+def test_failed_engine_is_told_by_every_probe(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(self: Any) -> Any:
+        raise RuntimeError("a fault")
+
+    with serving(model) as client:
+        assert [client.get(path).status_code for path in ("/health", "/live", "/ready")] == [200, 200, 200]
+        monkeypatch.setattr("codegen_edge.server.engine.scheduler.Scheduler.turn", fail)
+        answer = client.post("/v1/completions", json={"prompt": "x"})
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "engine_dead")
+        assert answer.headers["x-should-retry"] == "false"
+        assert [client.get(path).status_code for path in ("/health", "/live", "/ready")] == [503, 503, 503]
+        assert client.post("/v1/completions", json={"prompt": "x"}).status_code == 503

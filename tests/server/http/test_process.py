@@ -208,3 +208,12 @@ def test_server_that_cannot_be_is_refused_at_the_start(
 ) -> None:
     with pytest.raises(AssertionError, match=message), running(trained_bundle, *options):
         pass
+
+
+def test_server_ends_though_nobody_reads_what_it_says(trained_bundle: Bundle) -> None:
+    with running(trained_bundle) as (url, process):
+        assert httpx.get(f"{url}/live").status_code == 200
+        assert process.stderr is not None
+        process.stderr.close()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
