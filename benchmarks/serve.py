@@ -55,6 +55,7 @@ class Client:
 
     def __init__(self, url: str, model: str) -> None:
         self.url, self.model = url, model
+        self._http: httpx.AsyncClient | None = None
         self._client = CompletionClient(Endpoint.parse(url), timeout_s=300)
 
     async def ask(self, prompt: Sequence[int], new: int) -> Reply:
@@ -68,8 +69,9 @@ class Client:
 
     async def running(self) -> tuple[int, int]:
         """Requests that have slots, and those that wait."""
-        async with httpx.AsyncClient() as client:
-            text = (await client.get(f"{self.url}/metrics")).text
+        # One client for all: making one takes longer than what is measured.
+        self._http = self._http or httpx.AsyncClient()
+        text = (await self._http.get(f"{self.url}/metrics")).text
         return tuple(
             int(float(re.findall(rf"num_requests_{name}{{.*}} (\S+)", text)[0])) for name in ("running", "waiting")
         )  # type: ignore[return-value]

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 _LEAST_SLICE = 8  # tokens of prompts in a step, at least: a waiting prompt always gets on
-_SLOWED = 2.0  # a step that takes a slice along may take so many times as long as one without
+# A step that takes a slice along may take so many times as long as one without, or this share of its time at least: a
+# single row that decodes would otherwise hold up many prompts.
+_SLOWED, _SHARE = 2.0, 0.7
 _MEMORY = 0.7  # share of an average that one more observation leaves
 
 
@@ -35,7 +37,7 @@ class StepTimes:
             return min(_LEAST_SLICE, most)
         room = seconds
         if num_decoding and self.plain is not None:
-            room = min(seconds, _SLOWED * self.plain) - self.plain
+            room = min(seconds, max(_SLOWED * self.plain, _SHARE * seconds)) - self.plain
         return max(min(_LEAST_SLICE, most), min(most, int(room / self.per_token)))
 
 
