@@ -6,12 +6,14 @@ into an empty environment; and runs README's tour there, line by line.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import tempfile
+import urllib.request
 import zipfile
 from pathlib import Path
 
@@ -55,6 +57,31 @@ def hub_is_there() -> bool:
     return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
+def serve_once(environment: Path, wheel: Path, folder: Path) -> None:
+    """README's server, from the wheel: the tour's bundle completes a prompt, and the page is there."""
+    run([str(environment / "bin" / "python"), "-m", "pip", "install", "--quiet", f"{wheel}[cpu,serve]"])
+    command = [str(environment / "bin" / "codegen-edge"), "serve", "my-bundle", "--port", "0"]
+    print("$", " ".join(command), flush=True)
+    with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        lines = []
+        for line in process.stderr:
+            lines.append(line)
+            if "listening on" in line:
+                break
+        else:
+            raise AssertionError("".join(lines))
+        url = lines[-1].split()[-1]
+        body = json.dumps({"prompt": "def f(x):", "max_tokens": 8, "temperature": 0}).encode()
+        with urllib.request.urlopen(f"{url}/v1/completions", body, timeout=60) as answer:
+            print(json.load(answer)["choices"][0])
+        for path in ("/", "/page/app.js", "/page/style.css", "/metrics"):
+            with urllib.request.urlopen(f"{url}{path}", timeout=10) as answer:
+                assert answer.read()
+        process.terminate()
+        assert process.wait(30) == 0
+
+
 def main() -> None:
     """Do all of it in a temporary folder."""
     with tempfile.TemporaryDirectory(prefix="codegen-edge-release-") as name:
@@ -77,6 +104,7 @@ def main() -> None:
             [str(python), "-c", "import codegen_edge; print(codegen_edge.__version__, codegen_edge.__file__)"],
             cwd=empty,
         )
+        serve_once(environment, wheel, empty)
         shutil.rmtree(environment)
     print("release check: ok")
 
