@@ -41,6 +41,7 @@ def render(page: Path) -> str:
             exactness.cost_lines,
             exactness.generation_cost_lines,
             exactness.emulated_lines,
+            exactness.outlier_lines,
         ),
         SERVING_PAGE: (serving.serve_lines,),
         PERFORMANCE_PAGE: (serving.kernel_lines,),
