@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from starlette.testclient import TestClient
 
-CASES = int(os.environ.get("CODEGEN_EDGE_FUZZ_CASES", "150"))
+CASES = int(os.environ.get("CODEGEN_EDGE_FUZZ_CASES", "60"))
 NAMES = (
     *("model", "prompt", "suffix", "max_tokens", "temperature", "top_p", "top_k", "min_p", "n", "best_of", "echo"),
     *("logprobs", "stop", "stream", "stream_options", "seed", "logit_bias", "presence_penalty", "frequency_penalty"),
