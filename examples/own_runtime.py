@@ -43,10 +43,14 @@ class NgramCache:
     def select(self, rows: Sequence[int], shared: int = 0) -> None:
         self.rows = [list(self.rows[row]) for row in rows]
 
-    def join(self, other: KVCache) -> None:
+    def join(self, other: KVCache, rows: Sequence[int] | None = None) -> None:
         assert isinstance(other, NgramCache)
-        self.capacity = max(self.capacity, other.capacity)
-        self.rows += [list(row) for row in other.rows]
+        joining = range(len(other.rows)) if rows is None else rows
+        if rows is None:
+            self.capacity = max(self.capacity, other.capacity)
+        elif any(len(other.rows[row]) > self.capacity for row in rows):
+            raise InvalidInputError(f"a row that joins holds more than {self.capacity} tokens")
+        self.rows += [list(other.rows[row]) for row in joining]
 
     def reserve(self, rows: int) -> None:
         pass  # lists grow by themselves

@@ -22,6 +22,9 @@ from codegen_edge.runtimes.runtime import KVCache, Runtime
 OnRowError = Callable[[int, Exception], None]
 """Called with a row's number and why it failed."""
 
+OnRead = Callable[[int, KVCache, int], None]
+"""Called when a prompt was read: the number of its first row, and where its keys and values are: a cache and a row."""
+
 
 class RunningBatch:
     """Rows that decode together on one runtime.
@@ -40,6 +43,7 @@ class RunningBatch:
         speculator: drafts tokens while one row is alone; changes no token, only the time. None drafts where the
             runtime's steps have room for tokens that cost nothing.
         on_row_error: called with the number of a row that failed and why, instead of raising it from `step`.
+        on_read: called with each prompt that was read, before its rows decode.
 
     Raises:
         InvalidInputError: a number that is not above 0.
@@ -55,6 +59,7 @@ class RunningBatch:
         cancel: CancelToken | None = None,
         speculator: Speculator | None = None,
         on_row_error: OnRowError | None = None,
+        on_read: OnRead | None = None,
     ) -> None:
         self._runtime = runtime
         for name, value in (("capacity", capacity), ("slots", slots)):
@@ -66,6 +71,7 @@ class RunningBatch:
         self._cancels = [cancel] if cancel is not None else []
         self._speculator = speculator or free_speculator(runtime)
         self._on_row_error = on_row_error
+        self._on_read = on_read
         self._cache: KVCache | None = None
         self._rows: list[Row] = []
         self._ended: list[TokenEvent] = []  # of rows that ended before they joined
@@ -222,6 +228,9 @@ class RunningBatch:
         request, params = prefill.request, prefill.request.params
         assert group.logits is not None
         assert group.cache is not None
+        if self._on_read is not None:
+            for place, number in enumerate(group.numbers):
+                self._on_read(prefill.first_row + number * params.n, group.cache, place)
         if params.n > 1:
             group.cache.select([place for place in range(len(group.numbers)) for _ in range(params.n)])
         return [

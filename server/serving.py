@@ -191,9 +191,6 @@ async def _all(waiting: Sequence[Awaitable[bool]]) -> bool:
 class _Server(uvicorn.Server):
     """uvicorn's server, without its own signal handlers: they would close the sockets first."""
 
-    def install_signal_handlers(self) -> None:
-        """Ours are installed."""
-
     def capture_signals(self) -> Any:
         """Ours are installed."""
         return contextlib.nullcontext()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from codegen_edge.generation.batch import OnRowError
-from codegen_edge.generation.slots.protocol import OnRead, SlotBatch
+from codegen_edge.generation.batch import OnRead, OnRowError
+from codegen_edge.generation.slots.protocol import SlotBatch
 from codegen_edge.generation.slots.ragged import RaggedBatch
 from codegen_edge.generation.slots.sliced import SlicedBatch
 from codegen_edge.generation.speculation import Speculator

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,9 +11,6 @@ from codegen_edge.generation.cancel import CancelToken
 from codegen_edge.generation.request import Request
 from codegen_edge.generation.row import TokenEvent
 from codegen_edge.runtimes.runtime import KVCache
-
-OnRead = Callable[[int, KVCache, int], None]
-"""Called when a prompt was read: the number of its first row, and where its keys and values are: a cache and a row."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,20 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from codegen_edge.errors import CancelledError
-from codegen_edge.generation.batch import OnRowError, RunningBatch
+from codegen_edge.generation.batch import RunningBatch
 from codegen_edge.generation.cancel import CancelToken
 from codegen_edge.generation.params import FinishReason
 from codegen_edge.generation.prefill import step_unless_cancelled
 from codegen_edge.generation.request import Request
 from codegen_edge.generation.row import Row, TokenEvent, ended_event
-from codegen_edge.generation.slots.protocol import OnRead, Prefix, require_one_prompt
+from codegen_edge.generation.slots.protocol import Prefix, require_one_prompt
 from codegen_edge.generation.slots.times import StepTimes
-from codegen_edge.generation.speculation import Speculator
 from codegen_edge.runtimes.runtime import Runtime
 
 
@@ -53,28 +53,15 @@ class RaggedBatch(RunningBatch):
     """A batch whose steps are one run each: the rows that decode, and slices of the prompts that are read.
 
     A prompt is read straight into its slot. For runtimes that run rows of any lengths together.
+
+    Args:
+        runtime: computes the logits.
+        slots: rows at most.
+        **options: of RunningBatch.
     """
 
-    def __init__(
-        self,
-        runtime: Runtime,
-        *,
-        slots: int,
-        num_allowed_ids: int | None = None,
-        capacity: int | None = None,
-        speculator: Speculator | None = None,
-        on_row_error: OnRowError | None = None,
-        on_read: OnRead | None = None,
-    ) -> None:
-        super().__init__(
-            runtime,
-            num_allowed_ids=num_allowed_ids,
-            capacity=capacity,
-            slots=slots,
-            speculator=speculator,
-            on_row_error=on_row_error,
-        )
-        self._on_read = on_read
+    def __init__(self, runtime: Runtime, *, slots: int, **options: Any) -> None:
+        super().__init__(runtime, slots=slots, **options)
         self._reading: dict[int, _Reading] = {}  # by the number of its first row, the oldest first
         self._times = StepTimes()
         self._seconds = 0.0

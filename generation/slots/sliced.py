@@ -3,42 +3,30 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from typing import Any
 
 from codegen_edge.errors import CancelledError
-from codegen_edge.generation.batch import OnRowError, RunningBatch
+from codegen_edge.generation.batch import RunningBatch
 from codegen_edge.generation.cancel import CancelToken
-from codegen_edge.generation.prefill import Prefill, PromptGroup
+from codegen_edge.generation.prefill import Prefill
 from codegen_edge.generation.request import Request
-from codegen_edge.generation.row import Row, TokenEvent, ended_event
-from codegen_edge.generation.slots.protocol import OnRead, Prefix, require_one_prompt
-from codegen_edge.generation.speculation import Speculator
+from codegen_edge.generation.row import TokenEvent, ended_event
+from codegen_edge.generation.slots.protocol import Prefix, require_one_prompt
 from codegen_edge.runtimes.runtime import Runtime
 
 
 class SlicedBatch(RunningBatch):
-    """A batch that reads prompts in runs of their own, between those of the rows that decode."""
+    """A batch that reads prompts in runs of their own, between those of the rows that decode.
 
-    def __init__(
-        self,
-        runtime: Runtime,
-        *,
-        slots: int,
-        num_allowed_ids: int | None = None,
-        capacity: int | None = None,
-        speculator: Speculator | None = None,
-        on_row_error: OnRowError | None = None,
-        on_read: OnRead | None = None,
-    ) -> None:
-        super().__init__(
-            runtime,
-            num_allowed_ids=num_allowed_ids,
-            capacity=capacity,
-            slots=slots,
-            speculator=speculator,
-            on_row_error=on_row_error,
-        )
-        self._on_read = on_read
+    Args:
+        runtime: computes the logits.
+        slots: rows at most.
+        **options: of RunningBatch.
+    """
+
+    def __init__(self, runtime: Runtime, *, slots: int, **options: Any) -> None:
+        super().__init__(runtime, slots=slots, **options)
         self._waiting: list[Prefill] = []
 
     @property
@@ -96,9 +84,3 @@ class SlicedBatch(RunningBatch):
         except CancelledError:  # a request's own, which came when its run was over: the next step computes
             if any(cancel.is_cancelled for cancel in self._cancels):
                 raise
-
-    def _join(self, joining: Sequence[tuple[PromptGroup, list[Row]]]) -> None:
-        for group, rows in joining:
-            if self._on_read is not None and group.cache is not None:
-                self._on_read(rows[0].number, group.cache, 0)
-        super()._join(joining)

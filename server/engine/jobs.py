@@ -63,6 +63,10 @@ class Job:
         """Over all prompts."""
         return len(self.prompts) * self.params.n
 
+    def choices_of(self, prompt: int) -> range:
+        """The numbers of a prompt's choices."""
+        return range(prompt * self.params.n, (prompt + 1) * self.params.n)
+
     @property
     def num_prompt_tokens(self) -> int:
         """Over all prompts."""

@@ -107,11 +107,7 @@ async def answer(request: Request, wanted: Wanted, fields: Fields, shape: Shape)
             on_gone=state.count_disconnect,
         )
     found = await unless_disconnected(request, running, _whole(state, wanted, running), state.count_disconnect)
-    choices = [
-        shape.whole(place * wanted.num_copies + copy, result)
-        for place, result in enumerate(found)
-        for copy in range(1 if len(found) == wanted.num_answered else wanted.num_copies)
-    ]
+    choices = [shape.whole(number, result) for number, result in enumerate(found)]
     counted = answers.usage(wanted, running.ticket, answers.num_completed(wanted, running.ticket))
     return JSONResponse({**answers.head(wanted, shape.kind), "choices": choices, "usage": counted}, headers=headers)
 

@@ -21,6 +21,7 @@ _MOST_PROMPTS = 64
 _MOST_CHOICES = 128
 _MOST_LOGPROBS = 20
 _MOST_STOPS, _LONGEST_STOP = 16, 256
+_MOST_CONTEXTS = 16  # of ids in a prompt: truncate_prompt_tokens may cut them
 _FORCED_BIAS = 1e4  # above any logit
 _DEFAULT_TOKENS, _DEFAULT_TEMPERATURE = 16, 1.0  # OpenAI's
 END_OF_TEXT = "<|endoftext|>"
@@ -230,7 +231,7 @@ def _prompt(item: Any, served: ServedModel) -> tuple[tuple[int, ...], str]:
         return ids, item
     if not _is_ids(item) or not item:
         raise bad_request("prompt holds something that is neither text nor token ids", "prompt")
-    if len(item) > served.context_length * 16:
+    if len(item) > served.context_length * _MOST_CONTEXTS:
         raise bad_request(
             f"the prompt has {len(item)} tokens, the context {served.context_length}",
             "prompt",

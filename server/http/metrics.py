@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, Metric, core
 from prometheus_client.registry import Collector
 
-from codegen_edge.server.engine import EngineState, Event, Failed, Piece, Started, Ticket
+from codegen_edge.server.engine import EngineState, Event, Failed, Piece, Scored, Started, Ticket
 from codegen_edge.server.http.models import ServedModel
 
 _Read = Callable[[EngineState], float]
@@ -17,6 +18,14 @@ _LABEL = "model_name"
 _SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320, 640, 1280, 2560)
 _STEP_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2.5, 5, 10)
 _TOKENS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000)
+
+
+@dataclass(slots=True)
+class _Progress:
+    """A request whose events are coming: choices that have not ended, and when its last token came."""
+
+    num_open: int
+    last_at: float | None = None
 
 
 class Metrics:
@@ -28,7 +37,7 @@ class Metrics:
 
     def __init__(self, prefix: str) -> None:
         self.registry = CollectorRegistry()
-        self._last_token: dict[Ticket, float] = {}
+        self._progress: dict[Ticket, _Progress] = {}
 
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(f"{prefix}:{name}", text, labels, registry=self.registry)
@@ -93,22 +102,43 @@ class Metrics:
                     self._success.labels(name, event.event.finish_reason).inc()
             case _:
                 pass
-        if ticket.is_finished and ticket.finished_at is not None and self._last_token.pop(ticket, None) is not None:
+        self._count_ended(name, ticket, event)
+
+    def _count_ended(self, name: str, ticket: Ticket, event: Event) -> None:
+        """Observe a request once, when the last event of its last choice has come.
+
+        The ticket itself may be finished earlier: the engine is ahead of the events that it has delivered.
+        """
+        progress = self._progress.setdefault(ticket, _Progress(ticket.job.num_choices))
+        match event:
+            case Piece() if event.event.finish_reason is not None:
+                progress.num_open -= 1
+            case Failed(choice=None):
+                progress.num_open = 0
+            case Failed():
+                progress.num_open -= 1
+            case Scored() if ticket.job.is_score_only:
+                progress.num_open -= ticket.job.params.n
+            case _:
+                pass
+        if progress.num_open > 0:
+            return
+        del self._progress[ticket]
+        if progress.last_at is not None and ticket.finished_at is not None and ticket.first_token_at is not None:
             self._request_generated.labels(name).observe(ticket.num_generated)
             self._end_to_end.labels(name).observe(ticket.finished_at - ticket.queued_at)
-            if ticket.first_token_at is not None:
-                self._decode.labels(name).observe(ticket.finished_at - ticket.first_token_at)
+            self._decode.labels(name).observe(ticket.finished_at - ticket.first_token_at)
 
     def _token(self, name: str, ticket: Ticket, started_at: float, piece: Piece) -> None:
         self._generation_tokens.labels(name).inc()
         at = started_at + piece.event.seconds
-        last = self._last_token.get(ticket)
-        if last is None:
+        progress = self._progress.setdefault(ticket, _Progress(ticket.job.num_choices))
+        if progress.last_at is None:
             self._first_token.labels(name).observe(max(0.0, at - ticket.queued_at))
             self._prefill.labels(name).observe(max(0.0, at - started_at))
         elif ticket.job.num_choices == 1:
-            self._between.labels(name).observe(max(0.0, at - last))
-        self._last_token[ticket] = at
+            self._between.labels(name).observe(max(0.0, at - progress.last_at))
+        progress.last_at = at
 
 
 class _EngineCollector(Collector):

@@ -141,7 +141,9 @@ class Updates:
                 case Scored():
                     self._scores[event.prompt] = _prompt_tokens(self._wanted.job.prompts[event.prompt], event)
                     if self._wanted.job.is_score_only:
-                        yield self._update(event.prompt, "", (), "length")
+                        for choice in self._wanted.job.choices_of(event.prompt):
+                            for update in self._copies(self._update(choice, "", (), "length")):
+                                yield update
                 case Piece():
                     for update in self._of_piece(event):
                         yield update
@@ -156,13 +158,15 @@ class Updates:
             tokens.append(TokenLogprob(token_id=event.token_id, logprob=event.logprob, top=event.top_logprobs))
         if text or event.finish_reason is not None:
             self._pending[piece.choice] = []
-            update = self._update(piece.choice, text, tuple(tokens), event.finish_reason)
-            for copy in range(self._wanted.num_copies):
-                yield replace(update, choice=piece.choice * self._wanted.num_copies + copy)
+            yield from self._copies(self._update(piece.choice, text, tuple(tokens), event.finish_reason))
+
+    def _copies(self, update: Update) -> Iterator[Update]:
+        for copy in range(self._wanted.num_copies):
+            yield replace(update, choice=update.choice * self._wanted.num_copies + copy)
 
     def _update(self, choice: int, text: str, tokens: tuple[TokenLogprob, ...], finish_reason: str | None) -> Update:
         """With the prompt in front, where it is echoed and this is the first of its choice."""
-        prompt = choice // (1 if self._wanted.job.is_score_only else self._wanted.job.params.n)
+        prompt = choice // self._wanted.job.params.n
         if self._wanted.is_echoed and choice not in self._begun:
             self._begun.add(choice)
             text = self._wanted.prompt_texts[prompt] + text

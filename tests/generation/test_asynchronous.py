@@ -98,7 +98,7 @@ def test_a_consumer_that_times_out_stops_the_step_in_flight(model: Model) -> Non
 
     started = time.monotonic()
     assert run(main()) == []
-    assert time.monotonic() - started < 10  # and not for ever
+    assert time.monotonic() - started < 2
     assert 0 < numbers.steps <= 6
     assert numbers.is_closed
     assert_stopped(numbers)

@@ -35,8 +35,8 @@ def model(
 
 @pytest.mark.parametrize("params", [GREEDY, SEEDED], ids=["greedy", "seeded"])
 def test_every_change_is_a_near_tie(params: GenerationParams, model: Model) -> None:
-    generating = ways(model, prompts_of(3))
-    found = changes_of(model, prompts_of(3), params, {name: generate(params) for name, generate in generating.items()})
+    generating = ways(model, prompts_of(6))
+    found = changes_of(model, prompts_of(6), params, {name: generate(params) for name, generate in generating.items()})
     assert all(counts["changed"] == counts["near_ties"] for counts in found.values()), found
 
 

@@ -179,7 +179,7 @@ def test_full_batch_and_several_prompts_are_refused() -> None:
 
 @given(st.floats(0.001, 1), st.floats(1e-5, 0.1), st.integers(0, 8), st.integers(1, 512))
 def test_slice_is_within_its_bounds(plain: float, per_token: float, decoding: int, most: int) -> None:
-    times = StepTimes(plain, per_token)
+    times = StepTimes(plain, per_token, per_token)
     count = times.slice(decoding, 0.1, most)
     assert min(8, most) <= count <= most
     if count > 8 and decoding:

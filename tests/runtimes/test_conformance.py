@@ -210,6 +210,21 @@ def test_joined_rows_go_on_as_if_alone(runtime: Runtime) -> None:
         assert_close(logits[index], full_forward(runtime, row)[-1], f"row {index}")
 
 
+def test_rows_that_are_named_join_and_the_capacity_stays(runtime: Runtime) -> None:
+    cache, others = runtime.new_cache(1, 8), runtime.new_cache(2, 16)
+    runtime.step(row_of(5, 300, 17), cache)
+    runtime.step(np.array([[7, 8], [9, 10]], np.int64), others)
+    cache.join(others, [1])
+    assert (cache.capacity, cache.lengths.tolist(), others.lengths.tolist()) == (8, [3, 2], [2, 2])
+    logits = runtime.step(np.array([[1], [3]], np.int64), cache)
+    assert_close(logits[1], full_forward(runtime, (9, 10, 3))[-1], "the row that joined")
+    # The other cache goes on by itself.
+    logits = runtime.step(np.array([[2], [4]], np.int64), others)
+    assert_close(logits[1], full_forward(runtime, (9, 10, 4))[-1], "the row that was copied")
+    with pytest.raises(InvalidInputError, match="holds more than the cache's capacity of 2"):
+        runtime.new_cache(1, 2).join(others, [0])
+
+
 def test_row_that_was_read_can_be_written_elsewhere(runtime: Runtime) -> None:
     cache, other = runtime.new_cache(2, 8), runtime.new_cache(1, 16)
     runtime.step(np.array([[5, 300, 17], [7, 8, 9]], np.int64), cache)

@@ -119,6 +119,16 @@ def test_echoed_log_probabilities_are_those_of_one_forward_pass(
         assert answer["text"] == PROMPT + texts(post(client, max_tokens=max_tokens))[0]
 
 
+@pytest.mark.parametrize("body", [{"temperature": 0}, {"temperature": 1, "seed": 2}], ids=["greedy", "sampled"])
+def test_scored_prompts_have_as_many_choices_as_were_asked_for(client: TestClient, body: dict[str, Any]) -> None:
+    body |= {"prompt": [PROMPT, "import os"], "n": 2, "echo": True, "logprobs": 0, "max_tokens": 0}
+    whole = post(client, **body)
+    assert [choice["index"] for choice in whole["choices"]] == [0, 1, 2, 3]
+    assert texts(whole) == [PROMPT, PROMPT, "import os", "import os"]
+    streamed = [choice for chunk in stream(client, **body) for choice in chunk["choices"]]
+    assert sorted(choice["index"] for choice in streamed) == [0, 1, 2, 3]
+
+
 def test_zero_tokens_generate_nothing(client: TestClient) -> None:
     answer = post(client, max_tokens=0)
     assert (texts(answer), answer["usage"]["completion_tokens"]) == ([""], 0)

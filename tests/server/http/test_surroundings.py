@@ -9,8 +9,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from starlette.testclient import TestClient
 
 from codegen_edge.errors import InvalidInputError
+from codegen_edge.generation import GenerationParams, TextEvent
 from codegen_edge.generation.model import Model
+from codegen_edge.server.engine import Job, Piece, Started, Ticket
 from codegen_edge.server.http import ServerSettings
+from codegen_edge.server.http.metrics import Metrics
 from tests.server.http.conftest import serving
 from tests.server.http.test_completions import PROMPT, post, stream
 
@@ -103,6 +106,30 @@ def test_metrics_parse_and_count(model: Model) -> None:
     assert after["codegen_edge:inter_token_latency_seconds_count[]"] == 8
     assert after["codegen_edge:num_requests_running[]"] == 0
     assert after["codegen_edge:e2e_request_latency_seconds_count[]"] == 2
+
+
+def test_request_is_counted_once_though_its_events_come_late() -> None:
+    """The engine may have finished a ticket before the first of its events is seen."""
+    metrics = Metrics("codegen_edge")
+    params = GenerationParams(max_new_tokens=3, n=2, temperature=1.0)
+    ticket = Ticket(Job(prompts=((1, 2),), params=params))
+    ticket.num_open, ticket.num_generated = 0, 6
+    ticket.started_at = ticket.first_token_at = ticket.finished_at = ticket.queued_at + 1.0
+    metrics.observe("m", ticket, Started(0))
+    for step in range(3):
+        for choice in range(2):
+            reason: Any = "length" if step == 2 else None
+            event = TextEvent(row=0, sample=choice, text="x", token_id=5, finish_reason=reason, seconds=0.1 * step)
+            metrics.observe("m", ticket, Piece(choice, event))
+    value = metrics.registry.get_sample_value
+    counted = {
+        name: value(f"codegen_edge:{name}", {"model_name": "m"})
+        for name in (
+            *("e2e_request_latency_seconds_count", "time_to_first_token_seconds_count"),
+            *("request_generation_tokens_count", "request_generation_tokens_sum", "generation_tokens_total"),
+        )
+    }
+    assert list(counted.values()) == [1, 1, 1, 6, 6]
 
 
 def test_key_is_asked_for_where_there_is_one(model: Model) -> None:
