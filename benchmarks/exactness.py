@@ -207,42 +207,59 @@ def measure_cost(folder: Path) -> dict[str, Any]:
     return {name: _figures(rounds, name) for name in sides}
 
 
-def time_generation(model: Model, prompts: list[str], draft: str | None) -> dict[str, float]:
-    """Milliseconds per new token over the prompts, one after another."""
+def time_generation(model: Model, prompts: list[str], draft: str | None = None, batch: int = 1) -> dict[str, float]:
+    """Milliseconds per new token over the prompts, `batch` of them at a time."""
     started_at = time.perf_counter()
     num_tokens = 0
-    for prompt in prompts:
-        num_tokens += len(model.generate(prompt, GREEDY, draft=draft).token_ids)  # type: ignore[arg-type]
+    for start in range(0, len(prompts), batch):
+        completions = model.generate(prompts[start : start + batch], GREEDY, draft=draft)  # type: ignore[arg-type]
+        num_tokens += sum(len(completion.token_ids) for completion in completions)
     return {"per_token": 1e3 * (time.perf_counter() - started_at) / num_tokens}
 
 
 def measure_generation(folder: Path) -> dict[str, Any]:
-    """Plain and exact steps, each with prompt lookup and without it, on the trained checkpoint."""
+    """Plain and exact steps on the trained checkpoint: one row with prompt lookup and without it, and eight rows."""
     prompts = prompts_of(NUM_PROMPTS)[:GENERATED_PROMPTS]
     bundles = make("codegen-5M-mono", folder, method="round")
-    schemes = {}
+    schemes, batches = {}, {}
     for name in ("fp32", "int8", "int4", "int8-dynamic"):
         plain = codegen_edge.load_model(bundles[name].path, check="size")
         exact = codegen_edge.load_model(bundles[name].path, check="size", exact_steps=True)
         with plain, exact:
-            rounds = interleave(
+            schemes[name] = _compared(
                 {
-                    "plain steps": partial(time_generation, plain, prompts, None),
+                    "plain steps": partial(time_generation, plain, prompts),
                     "plain steps, lookup": partial(time_generation, plain, prompts, "prompt-lookup"),
-                    "exact steps": partial(time_generation, exact, prompts, None),
+                    "exact steps": partial(time_generation, exact, prompts),
                     "exact steps, lookup": partial(time_generation, exact, prompts, "prompt-lookup"),
-                },
-                rounds=ROUNDS,
+                }
             )
-        schemes[name] = {
-            side: {
-                "milliseconds_per_token": rounds.spread(side, "per_token").to_dict(),
-                **comparison(rounds, side, "per_token"),
-            }
-            for side in rounds.times
+            together = prompts_of(2 * BATCH)
+            batches[name] = _compared(
+                {
+                    "plain steps": partial(time_generation, plain, together, batch=BATCH),
+                    "exact steps": partial(time_generation, exact, together, batch=BATCH),
+                }
+            )
+        click.echo(f"{name}: {json.dumps(schemes[name])}, {BATCH} rows: {json.dumps(batches[name])}")
+    return {
+        "num_prompts": len(prompts),
+        "new_tokens": NEW_TOKENS,
+        "schemes": schemes,
+        "batch": BATCH,
+        "batches": batches,
+    }
+
+
+def _compared(sides: dict[str, Callable[[], dict[str, float]]]) -> dict[str, dict[str, Any]]:
+    rounds = interleave(sides, rounds=ROUNDS)
+    return {
+        side: {
+            "milliseconds_per_token": rounds.spread(side, "per_token").to_dict(),
+            **comparison(rounds, side, "per_token"),
         }
-        click.echo(f"{name}: {json.dumps(schemes[name])}")
-    return {"num_prompts": len(prompts), "new_tokens": NEW_TOKENS, "schemes": schemes}
+        for side in sides
+    }
 
 
 def _side(bundle: Bundle, options: dict[str, Any]) -> Callable[[], dict[str, float]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +15,7 @@ from codegen_edge.generation.prefill import OnPrefill, Pace, Prefill, PromptGrou
 from codegen_edge.generation.request import Request, count_allowed
 from codegen_edge.generation.row import Row, TokenEvent, ended_event
 from codegen_edge.generation.sampling import TokenChooser
-from codegen_edge.generation.speculation import Speculator, free_speculator
+from codegen_edge.generation.speculation import Speculator, StepDrafts
 from codegen_edge.runtimes.runtime import KVCache, Runtime
 
 OnRowError = Callable[[int, Exception], None]
@@ -41,7 +40,8 @@ class RunningBatch:
             most another's, and nothing grows. None lets it grow with its rows.
         cancel: stops a step or a prefill with CancelledError, for all rows.
         speculator: drafts tokens while one row is alone; changes no token, only the time. None drafts where the
-            runtime's steps have room for tokens that cost nothing.
+            runtime's steps have room for tokens that cost nothing. With one whose drafts are free (or None) several
+            rows get drafts, too, where the runtime runs rows of any lengths together.
         on_row_error: called with the number of a row that failed and why, instead of raising it from `step`.
         on_read: called with each prompt that was read, before its rows decode.
 
@@ -69,7 +69,7 @@ class RunningBatch:
         self._capacity = min(capacity or runtime.config.context_length, runtime.config.context_length)
         self._slots = slots
         self._cancels = [cancel] if cancel is not None else []
-        self._speculator = speculator or free_speculator(runtime)
+        self._drafts = StepDrafts(runtime, speculator)
         self._on_row_error = on_row_error
         self._on_read = on_read
         self._cache: KVCache | None = None
@@ -285,24 +285,19 @@ class RunningBatch:
         if not self._rows:
             return
         assert self._cache is not None
-        if len(self._rows) == 1 and self._speculator is not None:
-            self._feed_draft(self._rows[0], self._speculator)
-            return
-        token_ids = np.array([[row.ids[-1]] for row in self._rows], np.int64)
-        logits = step_unless_cancelled(self._runtime, token_ids, self._cache, self._cancels)
-        for row, row_logits in zip(self._rows, logits, strict=True):
-            row.logits = row_logits[None]
-
-    def _feed_draft(self, row: Row, speculator: Speculator) -> None:
-        assert self._cache is not None
-        most = min(row.params.max_new_tokens - row.num_new - 1, self._cache.capacity - len(row.ids))
-        with self._cancels[0].calling(speculator.interrupt) if self._cancels else nullcontext():
-            row.draft = speculator.draft(row.ids, max(0, most), row.chooser)
-        token_ids = np.array([[row.ids[-1], *row.draft]], np.int64)
+        self._drafts.draft(self._rows, self._cache.capacity, self._cancels)
+        counts = np.array([1 + len(row.draft) for row in self._rows], np.int64)
+        token_ids = np.zeros((len(counts), int(counts.max())), np.int64)
+        for place, row in enumerate(self._rows):
+            token_ids[place, : counts[place]] = (row.ids[-1], *row.draft)
         started_at = time.perf_counter()
-        logits = step_unless_cancelled(self._runtime, token_ids, self._cache, self._cancels, all_logits=bool(row.draft))
-        speculator.record_step(len(row.draft), time.perf_counter() - started_at)
-        row.logits = logits[0] if row.draft else logits
+        is_drafted = token_ids.shape[1] > 1
+        logits = step_unless_cancelled(
+            self._runtime, token_ids, self._cache, self._cancels, all_logits=is_drafted, counts=counts
+        )
+        self._drafts.record_step(self._rows, time.perf_counter() - started_at)
+        for place, row in enumerate(self._rows):
+            row.logits = logits[place, : counts[place]] if is_drafted else logits[place : place + 1]
 
     def _tokens_of(self, row: Row) -> Iterator[TokenEvent]:
         """Choose after every fed token, until a choice is not the one that was drafted."""
@@ -327,8 +322,7 @@ class RunningBatch:
             return
         assert self._cache is not None
         self._cache.rewind(self._rows.index(row), len(row.ids) - 1)
-        if self._speculator is not None:
-            self._speculator.record_outcome(num_drafted, accepted)
+        self._drafts.record_outcome(row, len(self._rows), num_drafted, accepted)
 
     def _drop_finished(self) -> None:
         going = [place for place, row in enumerate(self._rows) if not row.is_finished]

@@ -81,7 +81,8 @@ class Model:
             suffix: a text that follows what is generated; the new text is cut where it meets it. The model does not
                 see it: CodeGen was not trained to fill in.
             draft: drafts tokens to save steps, and changes none: "prompt-lookup", or a smaller model with the same
-                tokenizer. Only used while one row is left.
+                tokenizer. For a row that is alone; on a runtime that runs rows of any lengths together (cpu with exact
+                steps) "prompt-lookup" is for every row of a batch.
             cancel: stops the generation from another thread.
             on_prefill: called with the prompt tokens that are read, and those to read.
             **fields: fields of `GenerationParams` that differ from `params`: max_new_tokens, temperature, stop, …

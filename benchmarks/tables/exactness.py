@@ -81,20 +81,30 @@ def generation_cost_lines() -> list[str]:
     measured = load("exactness.json")["generate"]
     rows = []
     for name, fields in measured["schemes"].items():
-        cells = [f"{fields[side]['milliseconds_per_token']['median']:.2f} ms" for side in fields]
-        ratios = [shown_ratio(fields[side]["speedup"], fields[side]["noise"]) for side in list(fields)[1:]]
-        shown = [cells[0], *(f"{cell} ({ratio})" for cell, ratio in zip(cells[1:], ratios, strict=True))]
-        rows.append(f"| {name} | {' | '.join(shown)} |")
-    sides = list(next(iter(measured["schemes"].values())))
+        batch = {f"{measured['batch']} rows, {side}": each for side, each in measured["batches"][name].items()}
+        cells = _compared_cells(fields) + _compared_cells(batch)
+        rows.append(f"| {name} | {' | '.join(cells)} |")
+    sides = [
+        *next(iter(measured["schemes"].values())),
+        *(f"{measured['batch']} rows, {side}" for side in next(iter(measured["batches"].values()))),
+    ]
     return [
         f"Generation with the trained checkpoint, {measured['num_prompts']} programs, {measured['new_tokens']} tokens "
-        "each, per token; in brackets against plain steps of the same round. A lone row's step takes a looked-up token "
-        f"along where exact steps need a second token; {processor(measured['machine'])}:",
+        "each, per token; in brackets against plain steps of the same round. With exact steps a row that is alone takes "
+        "a looked-up token along where a second token is needed, and rows of a batch take looked-up tokens where that "
+        f"pays; {processor(measured['machine'])}:",
         "",
         f"| scheme | {' | '.join(sides)} |",
         f"|---|{'---|' * len(sides)}",
         *rows,
     ]
+
+
+def _compared_cells(fields: dict[str, Any]) -> list[str]:
+    """The time per token of each side, from the second one on with its ratio to the first."""
+    cells = [f"{each['milliseconds_per_token']['median']:.2f} ms" for each in fields.values()]
+    ratios = [shown_ratio(each["speedup"], each["noise"]) for each in list(fields.values())[1:]]
+    return [cells[0], *(f"{cell} ({ratio})" for cell, ratio in zip(cells[1:], ratios, strict=True))]
 
 
 def emulated_lines() -> list[str]:

@@ -173,7 +173,7 @@ class RaggedBatch(RunningBatch):
                     continue
                 del self._reading[row.number]
                 self._share(reading, place, logits[place : place + 1])
-            row.logits = logits[place : place + 1]
+            row.logits, row.draft = logits[place : place + 1], []
 
     def _share(self, reading: _Reading, place: int, logits: NDArray[np.float32]) -> None:
         """Give a prompt's other samples rows of their own, now that it is read."""

@@ -13,13 +13,18 @@ from codegen_edge.generation.speculation.draft_model import DraftModel
 from codegen_edge.generation.speculation.drafter import Drafter, common_length
 from codegen_edge.generation.speculation.lookup import PromptLookup
 from codegen_edge.generation.speculation.policy import Speculator
+from codegen_edge.generation.speculation.rows import RowsSpeculator, RowText
+from codegen_edge.generation.speculation.steps import StepDrafts
 
 __all__ = [
     "Draft",
     "DraftModel",
     "Drafter",
     "PromptLookup",
+    "RowText",
+    "RowsSpeculator",
     "Speculator",
+    "StepDrafts",
     "common_length",
     "free_drafts",
     "free_speculator",

@@ -53,6 +53,11 @@ class Speculator:
         """Share of the drafts that were accepted; 0 before the first."""
         return self.num_accepted / self.num_drafted if self.num_drafted else 0.0
 
+    @property
+    def is_free(self) -> bool:
+        """Whether its drafts cost next to nothing."""
+        return self._drafter.is_free
+
     def draft(self, ids: Sequence[int], most: int, chooser: TokenChooser) -> list[int]:
         """Drafts to feed after the last of `ids`; none where they would not pay."""
         self.num_steps += 1
@@ -75,9 +80,13 @@ class Speculator:
 
     def record_outcome(self, num_drafted: int, num_accepted: int) -> None:
         """So many drafts were accepted."""
+        self.count(num_drafted, num_accepted)
+        self._observe(num_drafted, num_accepted)
+
+    def count(self, num_drafted: int, num_accepted: int) -> None:
+        """Count drafts that were made beside this one, for rows that were not alone."""
         self.num_drafted += num_drafted
         self.num_accepted += num_accepted
-        self._observe(num_drafted, num_accepted)
 
     def _observe(self, num_drafted: int, num_accepted: int) -> None:
         # Drafts after the first wrong one say nothing.
