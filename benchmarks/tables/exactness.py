@@ -90,8 +90,8 @@ def generation_cost_lines() -> list[str]:
     ]
     return [
         f"Generation with the trained checkpoint, {measured['num_prompts']} programs, {measured['new_tokens']} tokens "
-        "each, per token; in brackets against plain steps of the same round. With exact steps a row that is alone takes "
-        "a looked-up token along where a second token is needed, and rows of a batch take looked-up tokens where that "
+        "each, per token; in brackets against plain steps of the same round. With exact steps a row that is alone "
+        "takes a looked-up token along where a second token is needed, and rows of a batch take some where that "
         f"pays; {processor(measured['machine'])}:",
         "",
         f"| scheme | {' | '.join(sides)} |",

@@ -61,5 +61,6 @@ METRICS: Registry[Metric] = Registry(
     {
         "perplexity": "codegen_edge.evaluation.quality.perplexity:METRIC",
         "damage": "codegen_edge.evaluation.quality.damage:METRIC",
+        "agreement": "codegen_edge.evaluation.quality.agreement:METRIC",
     },
 )

@@ -10,7 +10,8 @@
     │   └── IntegrityError         a bundle's bytes are not the bytes that were exported
     ├── NumericsError              weights or logits are NaN or infinite
     ├── RuntimeUnavailableError    the runtime that was asked for cannot be had here
-    │   └── IncompatibleVersionError  a library is too old or too new
+    │   ├── IncompatibleVersionError  a library is too old or too new
+    │   └── SandboxUnavailableError  generated programs cannot be run safely here
     ├── BackendError               a runtime failed while it ran
     ├── StorageError               writing failed: disk full, no permission
     ├── ParityError                a bundle is not equal to its reference
@@ -88,6 +89,10 @@ class RuntimeUnavailableError(CodegenEdgeError):
 
 class IncompatibleVersionError(RuntimeUnavailableError):
     """An installed library is of a version that codegen-edge cannot work with."""
+
+
+class SandboxUnavailableError(RuntimeUnavailableError):
+    """Generated programs cannot be run safely on this machine, and were not allowed to run otherwise."""
 
 
 class BackendError(CodegenEdgeError):

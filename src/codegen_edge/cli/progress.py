@@ -25,3 +25,25 @@ def shown_progress(first: str) -> Iterator[OnStage]:
             progress.update(task, description=stage, completed=done, total=total)
 
         yield on_stage
+
+
+@contextmanager
+def shown_counts(first: str) -> Iterator[OnStage]:
+    """Show stages that count things: a bar, how many of how many, and the time that is left."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from codegen_edge.cli.console import stderr
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=stderr, transient=True) as progress:
+        task = progress.add_task(first, total=None)
+        current = first
+
+        def on_stage(stage: str, done: int = 0, total: int | None = None) -> None:
+            nonlocal current, task
+            if stage != current:  # a stage's pace says nothing of the next one's
+                progress.remove_task(task)
+                current, task = stage, progress.add_task(stage, total=total)
+            progress.update(task, completed=done, total=total)
+
+        yield on_stage
