@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import shown_ratio
-from benchmarks.tables import exactness, serving
+from benchmarks.tables import evaluation, exactness, serving
 from benchmarks.tables.common import RESULTS, load, processor
 from codegen_edge.evaluation.quality.intervals import shown_interval
 
@@ -16,7 +16,8 @@ GPU_PAGE = REPOSITORY / "docs" / "gpu.md"
 EXACTNESS_PAGE = REPOSITORY / "docs" / "exactness.md"
 SERVING_PAGE = REPOSITORY / "docs" / "serving.md"
 PERFORMANCE_PAGE = REPOSITORY / "docs" / "performance.md"
-PAGES = (README, GPU_PAGE, EXACTNESS_PAGE, SERVING_PAGE, PERFORMANCE_PAGE)
+EVALUATION_PAGE = REPOSITORY / "docs" / "evaluate.md"
+PAGES = (README, GPU_PAGE, EXACTNESS_PAGE, SERVING_PAGE, PERFORMANCE_PAGE, EVALUATION_PAGE)
 PICTURE = REPOSITORY / "docs" / "export_memory.svg"
 START, END = "<!-- results:", "<!-- end of results -->"
 
@@ -45,6 +46,12 @@ def render(page: Path) -> str:
         ),
         SERVING_PAGE: (serving.serve_lines,),
         PERFORMANCE_PAGE: (serving.kernel_lines,),
+        EVALUATION_PAGE: (
+            evaluation.precision_lines,
+            evaluation.oracle_lines,
+            evaluation.equality_lines,
+            evaluation.cache_lines,
+        ),
     }
     section = "\n\n".join("\n".join(lines()) for lines in parts[page])
     return f"{head}{START}{comment}\n{section}\n{END}{tail}"

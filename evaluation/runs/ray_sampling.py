@@ -114,8 +114,6 @@ class RaySampler:
 
     def _replaced(self, worker: Any, exc: Exception) -> Any:
         self.num_deaths += 1
-        if isinstance(exc, self._ray.exceptions.ActorDiedError) and exc.__cause__ is not None:
-            raise _own_error(exc.__cause__) from exc
         if self.num_deaths > _MOST_DEATHS:
             raise BackendError(f"{self.num_deaths} workers died; the last one: {str(exc).splitlines()[0]}") from exc
         other = self._make(*self._arguments)
@@ -124,18 +122,22 @@ class RaySampler:
 
 
 class _Worker:
-    """What runs on another machine."""
+    """What runs on another machine. The model is opened by the first work, whose error is then the driver's."""
 
     def __init__(
         self, bundle_path: str, settings: Settings, fields: Mapping[str, Any], batch: int, options: Mapping[str, Any]
     ) -> None:
-        self._model = load_model(bundle_path, **options)
-        self._sampler = ModelSampler(self._model, settings, fields, batch=batch)
+        self._bundle_path, self._options = bundle_path, dict(options)
+        self._settings, self._fields, self._batch = settings, fields, batch
+        self._sampler: ModelSampler | None = None
 
     def process_id(self) -> int:
         return os.getpid()
 
     def sample(self, work: Sequence[Work]) -> list[SampleLine]:
+        if self._sampler is None:
+            model = load_model(self._bundle_path, **self._options)
+            self._sampler = ModelSampler(model, self._settings, self._fields, batch=self._batch)
         return list(self._sampler.sample(work))
 
 
@@ -172,7 +174,7 @@ def chunks(work: Sequence[Work], size: int) -> Iterator[list[Work]]:
 
 def _own_error(exc: BaseException) -> CodegenEdgeError:
     """The worker's own error where it is one of ours."""
-    cause = getattr(exc, "cause", None) or exc.__cause__ or exc
+    cause = getattr(exc, "cause", None) or exc
     if isinstance(cause, CodegenEdgeError):
         return cause
     return BackendError(f"a worker failed: {type(cause).__name__}: {str(cause).splitlines()[-1] if str(cause) else ''}")

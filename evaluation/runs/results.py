@@ -8,7 +8,7 @@ from typing import Any
 
 from codegen_edge.evaluation.runs.configuration import Configuration
 from codegen_edge.evaluation.runs.records import Key, VerdictLine
-from codegen_edge.evaluation.tasks.scores import Score, mean_pass_at_k, mean_score, standard_error, tally
+from codegen_edge.evaluation.tasks.scores import Score, mean_pass_at_k, mean_rate, standard_error, tally
 
 _PASSED = "passed"
 _RATES = {"mtpb": "pass rate", "stdlib": "exact match"}
@@ -66,4 +66,4 @@ def _scores(task: str, counts: Mapping[str, tuple[int, int]], ks: Sequence[int])
         sums = problems.setdefault(name.rpartition("/")[0] if task == "mtpb" else name, [0, 0])
         sums[0] += total
         sums[1] += right
-    return {_RATES[task]: mean_score([right / total for total, right in problems.values()])}
+    return {_RATES[task]: mean_rate([right / total for total, right in problems.values()])}

@@ -99,7 +99,7 @@ def test_registered_runtime_is_in_the_command_line(one_file: Path, tiny_bundle: 
 def test_registered_metric_is_in_the_command_line(one_file: Path, tiny_bundle: Bundle) -> None:
     (one_file / "my_metric.py").write_text(METRIC)
     METRICS.register("lengths", "my_metric:METRIC")
-    assert "lengths" in run("evaluate", "--help")
+    assert "lengths" in run("evaluate", "metrics", "--help")
     text = one_file / "a.py"
     text.write_text("def f():\n    pass\n")
     found = json.loads(run("evaluate", tiny_bundle.path, "--metric", "lengths", "--text", text, "--json"))

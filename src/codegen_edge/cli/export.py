@@ -17,13 +17,19 @@ from codegen_edge.cli.choices import PRECISION
 @click.option("--task", type=click.Choice(contract.TASKS), default=contract.TASKS[0], show_default=True)
 @click.option("--target", type=click.Choice(contract.TARGETS), default=contract.TARGETS[0], show_default=True)
 @click.option("--precision", type=PRECISION, default=contract.FULL_PRECISION, show_default=True)
+@click.option(
+    "--tokenizer",
+    type=click.Path(path_type=Path),
+    metavar="FOLDER",
+    help="Take the tokenizer from there; a release archive has none.",
+)
 @click.option("--revision", help="Branch, tag or commit of a hub id.")
 @click.option("--offline", is_flag=True, help="Use the hub's local cache only.")
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is there, once the new one is whole.")
 @click.option("--no-verify", is_flag=True, help="Do not compare with the reference (which must fit in memory).")
 def export(checkpoint: str, out: Path, no_verify: bool, **options: Any) -> None:
-    """Export CHECKPOINT, a folder or a hub id, to the bundle OUT and prove it equal, or in another precision than
-    fp32 measure what that costs.
+    """Export CHECKPOINT, a folder, a hub id or a release archive, to the bundle OUT and prove it equal, or in another
+    precision than fp32 measure what that costs.
 
     codegen-edge export Salesforce/codegen-350M-mono my-bundle
     """

@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from codegen_edge.cli.generation_options import generation_options, opened_draft, take_runtime_options
+from codegen_edge.cli.generation_options import (
+    generation_options,
+    opened_draft,
+    preset_option,
+    take_runtime_options,
+    with_preset,
+)
 from codegen_edge.cli.interruption import run_interruptibly
 
 if TYPE_CHECKING:
@@ -20,6 +26,7 @@ if TYPE_CHECKING:
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--prompt", help="The text to continue.")
 @click.option("--prompt-file", type=click.Path(path_type=Path), help="Read the prompt from a file, - for stdin.")
+@preset_option
 @generation_options
 @click.option("--suffix", metavar="TEXT", help="What follows: the new text is cut where it meets it.")
 @click.option("-n", "n", type=int, default=1, help="Samples, or beams, to give; only the first one is streamed.")
@@ -32,6 +39,7 @@ def generate(
     bundle: Path,
     prompt: str | None,
     prompt_file: Path | None,
+    preset: str | None,
     suffix: str | None,
     stream: bool,
     as_json: bool,
@@ -50,6 +58,7 @@ def generate(
 
     text = _read_prompt(prompt, prompt_file)
     options = {"runtime": runtime, **take_runtime_options(params)}
+    params = with_preset(preset, params)
     settings = GenerationParams(**params)  # refuses bad options before the model is loaded
     if suffix is not None:
         suffix_stops(suffix)

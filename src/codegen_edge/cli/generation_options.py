@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
-from codegen_edge.cli.choices import RUNTIME
+from codegen_edge.cli.choices import RUNTIME, RegistryChoice
 
 if TYPE_CHECKING:
     from codegen_edge.bundle import Check
@@ -34,7 +35,7 @@ _OPTIONS = (
     click.option(
         "--truncate-before", multiple=True, metavar="REGEX", help="Cut the new text before a match; several times."
     ),
-    click.option("--single-block", is_flag=True, help="End before a second top-level print or def."),
+    click.option("--single-block/--no-single-block", default=False, help="End before a second top-level print or def."),
     click.option("--max-seconds", type=float, help="End with what is there after this time."),
     click.option(
         "--prompt-overflow",
@@ -66,6 +67,28 @@ def generation_options(command: _Command) -> _Command:
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
+
+
+preset_option = click.option(
+    "--preset",
+    type=RegistryChoice("codegen_edge.generation.presets:PRESETS"),
+    help="A published way to sample and to cut; options that are given go before it.",
+)
+
+
+def with_preset(preset: str | None, params: dict[str, Any]) -> dict[str, Any]:
+    """The parameters of the generation: those that the user gave, a preset's, the options' defaults, in this order."""
+    if preset is None:
+        return params
+    from codegen_edge.generation.presets import preset_fields
+
+    context = click.get_current_context()
+    explicit = {
+        name: value
+        for name, value in params.items()
+        if context.get_parameter_source(name) is not ParameterSource.DEFAULT
+    }
+    return params | preset_fields(preset, explicit)
 
 
 _RUNTIME_OPTIONS = ("threads", "exact_steps", "device_id", "memory_limit_mib", "cuda_graph", "allow_cpu_nodes")

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from codegen_edge.bundle import Bundle, contract
 from codegen_edge.bundle.storage import check_target
-from codegen_edge.errors import ParityError
+from codegen_edge.errors import InvalidInputError, ParityError
 from codegen_edge.evaluation.parity.compare import ParityReport
 from codegen_edge.workflows.packages import require_export_packages
 from codegen_edge.workflows.progress import OnStage, silent
 
 if TYPE_CHECKING:  # what it imports is asked for by name first
+    from codegen_edge.exporter import ExportOptions, LocatedCheckpoint
     from codegen_edge.quantization import QuantizationReport
 
 
@@ -44,6 +47,7 @@ def export(
     task: contract.Task = "text-generation",
     target: contract.Target = "ort",
     precision: str = contract.FULL_PRECISION,
+    tokenizer: str | Path | None = None,
     revision: str | None = None,
     offline: bool = False,
     overwrite: bool = False,
@@ -56,11 +60,13 @@ def export(
 
     Args:
         checkpoint: a folder with config.json, weights and tokenizer files; a hub id such as
-            "Salesforce/codegen-350M-mono"; or the name of the checkpoint that ships, "codegen-5M-mono".
+            "Salesforce/codegen-350M-mono"; the name of the checkpoint that ships, "codegen-5M-mono"; or a release
+            archive like "codegen-350M-mono.tar.gz" (.tar, .tar.gz, .tgz), which is unpacked beside `out` meanwhile.
         out: the bundle's folder; it appears whole or not at all.
         task: "text-generation" (with KV cache) or "feature-extraction" (the last hidden state).
         target: "ort" for ONNX Runtime, "tensorrt" for engines.
         precision: "fp32", or the name of a quantization scheme, applied while the weights are streamed.
+        tokenizer: a folder whose tokenizer is taken instead of the checkpoint's own; a release archive has none.
         revision: branch, tag or commit of a hub id; None takes main.
         offline: use the hub's local cache only.
         overwrite: whether a bundle that is there may be replaced; it stays until the new one is whole.
@@ -81,17 +87,56 @@ def export(
     """
     check_target(Path(out), overwrite=overwrite)
     require_export_packages(with_runtime=verify)
-    from codegen_edge.exporter import Checkpoint, ExportOptions, export_checkpoint, locate_checkpoint
+    from codegen_edge.exporter import ExportOptions
 
-    on_stage("locating the checkpoint", 0, None)
-    located = locate_checkpoint(str(checkpoint), revision=revision, offline=offline)
     options = ExportOptions(task=task, target=target, precision=precision, overwrite=overwrite)
+    own_tokenizer = None if tokenizer is None else Path(tokenizer)
+    on_stage("locating the checkpoint", 0, None)
+    with _located(checkpoint, out, revision, own_tokenizer, offline, overwrite, on_stage) as located:
+        return _export(located, out, options, verify=verify, on_stage=on_stage)
+
+
+@contextmanager
+def _located(
+    checkpoint: str | Path,
+    out: str | Path,
+    revision: str | None,
+    tokenizer: Path | None,
+    offline: bool,
+    overwrite: bool,
+    on_stage: OnStage,
+) -> Iterator[LocatedCheckpoint]:
+    """The checkpoint's folder; that of an archive is there for as long as the block runs."""
+    from codegen_edge.exporter import locate_checkpoint
+    from codegen_edge.exporter.archive import is_archive, unpacked_archive
+    from codegen_edge.exporter.tokenizer_files import load_tokenizer_files
+
+    if tokenizer is not None:
+        load_tokenizer_files(tokenizer)  # a fault of it shows before an archive of gigabytes is read
+    if not is_archive(checkpoint):
+        yield replace(locate_checkpoint(str(checkpoint), revision=revision, offline=offline), tokenizer=tokenizer)
+        return
+    if revision is not None:
+        raise InvalidInputError(f"{checkpoint} is an archive; a revision is for hub ids")
+
+    def on_read(done: int, total: int) -> None:
+        on_stage("unpacking", done, total)
+
+    with unpacked_archive(Path(checkpoint), Path(out), overwrite=overwrite, on_progress=on_read) as located:
+        yield replace(located, tokenizer=tokenizer)
+
+
+def _export(
+    located: LocatedCheckpoint, out: str | Path, options: ExportOptions, *, verify: bool, on_stage: OnStage
+) -> Exported:
+    from codegen_edge.exporter import Checkpoint, export_checkpoint
+
     on_stage("tracing", 0, None)
 
     def on_weights(done: int, total: int) -> None:
         on_stage("weights", done, total)
 
-    if precision != contract.FULL_PRECISION:
+    if options.precision != contract.FULL_PRECISION:
         from codegen_edge.workflows.export_quantized import DEFAULT_MEASURE_TOKENS, export_quantized
 
         measure_tokens = DEFAULT_MEASURE_TOKENS if verify else 0

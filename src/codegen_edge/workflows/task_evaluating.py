@@ -172,6 +172,8 @@ def _judge(
 ) -> None:
     open_lines = [line for key, line in folder.samples.items() if key not in folder.verdicts]
     workers = execution.workers or os.cpu_count() or 1
+    for sandbox in sandboxes if open_lines else ():
+        sandbox.calibrate()  # a slow or busy machine gets more time
     judge = Judge(task, {item.task_id: item for item in items}, sandboxes, workers=workers)
     total = len(open_lines)
     _store(judge.verdicts(open_lines), folder.add_verdicts, lambda n: on_stage("executing", n, total))

@@ -1,0 +1,1 @@
+"""One-line completions of the held-out standard library: a task that the shipped checkpoint can do."""
