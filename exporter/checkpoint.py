@@ -24,6 +24,8 @@ _FAULTY_EOS = 2
 _EIGHT_PARTITIONS = ((16, 2048), (16, 4096))
 # CodeGen2's configs of those sizes name head_dim; CTranslate2's converter recognizes them by it as well.
 _EIGHT_PARTITION_HEAD_DIMS = (128, 256)
+# sample.py of salesforce/CodeGen gives GPT-2's tokenizer to models of nl, and one with the runs to these.
+_NAMES_WITH_RUNS = ("-multi", "-mono")
 _WEIGHT_DTYPES = {torch.float16, torch.bfloat16, torch.float32}
 _MAX_NAMED = 5  # tensors named in an error; the rest is counted
 
@@ -92,11 +94,13 @@ class Checkpoint:
         )
 
 
-def open_checkpoint(folder: str | Path) -> Checkpoint:
+def open_checkpoint(folder: str | Path, tokenizer_folder: str | Path | None = None) -> Checkpoint:
     """Open a local checkpoint of CodeGenForCausalLM (or of CodeGenModel, without the LM head).
 
     Args:
         folder: holds config.json, weights and tokenizer files as on the hub.
+        tokenizer_folder: whose tokenizer is taken instead of the folder's own; a release archive has none. To GPT-2's
+            the runs of spaces and tabs are added where the folder's name is that of a multi or mono checkpoint.
 
     Raises:
         CheckpointError: a file is missing or malformed; tensors are missing, extra or misshapen.
@@ -112,8 +116,11 @@ def open_checkpoint(folder: str | Path) -> Checkpoint:
     config = {key: value for key, value in config.items() if value is not None}
     _check_supported(config)
     _check_values(config)
-    tokenizer = load_tokenizer_files(folder)
-    repairs = _repair(config, tokenizer.end_of_text_id)
+    if tokenizer_folder is None:
+        tokenizer = load_tokenizer_files(folder)
+    else:
+        tokenizer = load_tokenizer_files(Path(tokenizer_folder), add_runs=folder.name.endswith(_NAMES_WITH_RUNS))
+    repairs = tokenizer.repairs + _repair(config, tokenizer.end_of_text_id)
     model = ModelConfig.from_dict(config)
     if tokenizer.vocab_size > model.vocab_size:
         raise CheckpointError(

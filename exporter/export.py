@@ -78,7 +78,7 @@ def export_checkpoint(
     """
     options = options or ExportOptions()
     with write_bundle(out, overwrite=options.overwrite) as writer:
-        checkpoint = open_checkpoint(located.folder)
+        checkpoint = open_checkpoint(located.folder, located.tokenizer)
         _require_head(checkpoint, options.task)
         graph = build_graph(checkpoint, task=options.task, target=options.target)
         groups = all_groups(graph.model, rewrite(graph.model) if rewrite else [])

@@ -26,15 +26,25 @@ _FILES = [
 ]
 _SAFETENSORS = ["model.safetensors", "model.safetensors.index.json", "model-*.safetensors"]
 _BIN = ["pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*.bin"]
+# What an export reads, in either format of the weights; an archive's other members are passed over.
+CHECKPOINT_FILES = (*_FILES, *_SAFETENSORS, *_BIN)
 
 
 @dataclass(frozen=True, slots=True)
 class LocatedCheckpoint:
-    """A checkpoint's folder, and under which name and revision it is known."""
+    """A checkpoint's folder, and under which name and revision it is known.
+
+    Attributes:
+        folder: holds config, weights and tokenizer.
+        name: as a bundle records it.
+        revision: of a hub id.
+        tokenizer: the folder whose tokenizer is taken instead of the checkpoint's own.
+    """
 
     folder: Path
     name: str
     revision: str | None
+    tokenizer: Path | None = None
 
 
 def locate_checkpoint(checkpoint: str, *, revision: str | None = None, offline: bool = False) -> LocatedCheckpoint:

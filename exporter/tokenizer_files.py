@@ -13,6 +13,10 @@ from codegen_edge.bundle.model_config import read_json_object
 from codegen_edge.errors import CheckpointError
 from codegen_edge.tokenizer import END_OF_TEXT
 
+_GPT2_SIZE = 50257  # ids of GPT-2's tokenizer
+# What CodeGen adds to it, in this order: runs of 31 to 2 spaces (ids 50257 to 50286), then of 9 to 2 tabs (to 50294).
+# Source: create_custom_gpt2_tokenizer in codegen1/jaxformer/hf/sample.py of salesforce/CodeGen.
+_RUNS = (*(" " * length for length in range(31, 1, -1)), *("\t" * length for length in range(9, 1, -1)))
 _COPIED = ("vocab.json", "merges.txt", "added_tokens.json", "special_tokens_map.json")
 
 
@@ -24,15 +28,21 @@ class TokenizerFiles:
         files: content by file name; always with tokenizer.json and tokenizer_config.json.
         vocab_size: highest id plus one.
         end_of_text_id: id of `<|endoftext|>`, None when the vocabulary lacks it.
+        repairs: what was changed, one sentence each.
     """
 
     files: dict[str, bytes]
     vocab_size: int
     end_of_text_id: int | None
+    repairs: tuple[str, ...] = ()
 
 
-def load_tokenizer_files(folder: Path) -> TokenizerFiles:
+def load_tokenizer_files(folder: Path, *, add_runs: bool = False) -> TokenizerFiles:
     """Read a checkpoint's tokenizer: `tokenizer.json`, or built from vocab.json, merges.txt and added_tokens.json.
+
+    Args:
+        folder: holds the files.
+        add_runs: whether CodeGen's runs of spaces and tabs are added to a tokenizer that is GPT-2's.
 
     Raises:
         CheckpointError: neither is there, or a file is malformed.
@@ -50,7 +60,9 @@ def load_tokenizer_files(folder: Path) -> TokenizerFiles:
         content = tokenizer.to_str(pretty=True).encode()
     else:
         raise CheckpointError(
-            f"{folder} has no tokenizer: neither tokenizer.json nor vocab.json with merges.txt is there"
+            f"{folder} has no tokenizer: neither tokenizer.json nor vocab.json with merges.txt is there; an export may "
+            "take it from another folder, as from a download of GPT-2's or of the same model on the hub",
+            hint="codegen-edge export … --tokenizer FOLDER",
         )
     if tokenizer.truncation is not None or tokenizer.padding is not None:
         tokenizer.no_truncation()
@@ -59,6 +71,13 @@ def load_tokenizer_files(folder: Path) -> TokenizerFiles:
     parts = json.loads(tokenizer.to_str())
     if parts["model"].get("type") != "BPE" or (parts["decoder"] or {}).get("type") != "ByteLevel":
         raise CheckpointError(f"{folder}: the tokenizer is no byte-level BPE, as every CodeGen's is")
+    repairs: tuple[str, ...] = ()
+    if add_runs and tokenizer.get_vocab_size(with_added_tokens=True) == _GPT2_SIZE:
+        tokenizer.add_tokens([AddedToken(run, normalized=True) for run in _RUNS])
+        content = tokenizer.to_str(pretty=True).encode()
+        added = {run: _GPT2_SIZE + place for place, run in enumerate(_RUNS)}
+        files["added_tokens.json"] = (json.dumps(added, indent=2) + "\n").encode()
+        repairs = (f"the tokenizer was GPT-2's; added CodeGen's {len(_RUNS)} runs of spaces and tabs",)
     files["tokenizer.json"] = content
     files["tokenizer_config.json"] = _config(folder)
     vocabulary = tokenizer.get_vocab(with_added_tokens=True)
@@ -66,6 +85,7 @@ def load_tokenizer_files(folder: Path) -> TokenizerFiles:
         files=files,
         vocab_size=max(vocabulary.values(), default=-1) + 1,
         end_of_text_id=tokenizer.token_to_id(END_OF_TEXT),
+        repairs=repairs,
     )
 
 

@@ -13,7 +13,6 @@ from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from tqdm import tqdm  # type: ignore[import-untyped, unused-ignore]
 
 from codegen_edge.bundle import Check
-from codegen_edge.errors import InvalidInputError
 from codegen_edge.evaluation.harness.requests import generation_params, rows_of
 from codegen_edge.evaluation.harness.scoring import Pair, score_pairs
 from codegen_edge.generation import Request, RowOutput, RunningBatch
@@ -31,12 +30,13 @@ class CodegenEdgeLM(TemplateLM):  # type: ignore[misc]  # lm-eval is untyped
         runtime: "cpu", "cuda", "tensorrt", "static-cpu".
         batch_size: most rows of a step, or "auto" for 8.
         threads: of a CPU runtime; None takes all.
-        exact_steps: cpu: the same bits however a text is read, and so for every batch size.
+        exact_steps: of cpu, as of `load_model`.
         max_gen_toks: tokens to generate where a task does not say.
         seed: of sampling; each request has random numbers of its own.
         check: "full" compares the bundle's sha256 sums first, "size" its sizes only.
         max_batch_size: given by lm-eval beside `batch_size`; bounds it.
-        device: given by lm-eval's `--device`; refused, as the runtime says where the model runs.
+        device: not read: `runtime` says where the model runs, and lm-eval's command line gives "cuda:0" to every model
+            that was asked for without one.
         **options: further options of the runtime, such as `device_id` of cuda.
 
     Raises:
@@ -60,10 +60,6 @@ class CodegenEdgeLM(TemplateLM):  # type: ignore[misc]  # lm-eval is untyped
         **options: Any,
     ) -> None:
         super().__init__()
-        if device is not None:
-            raise InvalidInputError(
-                f"device {device!r} is not taken: runtime= says where the model runs, as runtime=cuda"
-            )
         self.batch_size = rows_of(batch_size, max_batch_size)
         self.max_gen_toks = max_gen_toks
         self._seed = seed

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from codegen_edge.generation.output import Completion, TextEvent
     from codegen_edge.generation.params import GenerationParams
     from codegen_edge.generation.session import Session
-    from codegen_edge.workflows import build, evaluate, export, quantize, verify
+    from codegen_edge.workflows import build, evaluate, evaluate_task, export, quantize, verify
 
     __version__: str
 
@@ -38,6 +38,7 @@ _HOMES = {
     "TextEvent": "codegen_edge.generation.output",
     "build": "codegen_edge.workflows",
     "evaluate": "codegen_edge.workflows",
+    "evaluate_task": "codegen_edge.workflows",
     "export": "codegen_edge.workflows",
     "load_model": "codegen_edge.generation.model",
     "open_bundle": "codegen_edge.bundle",
@@ -57,6 +58,7 @@ __all__ = [
     "__version__",
     "build",
     "evaluate",
+    "evaluate_task",
     "export",
     "load_model",
     "open_bundle",

