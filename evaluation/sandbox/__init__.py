@@ -20,7 +20,8 @@ What it does not protect from:
   message to a later one.
 - With kind "process" the host is not protected at all: a program can read, write and kill what the user can, and can
   reach the network. A descendant that outlives its parents is found and killed, unless it kills the zygote first and no
-  control group can be had. The superuser's processes are limited in number by a control group alone.
+  control group can be had. The superuser's processes are limited in number by a control group alone, and may read and
+  change each other's memory, in strict mode too.
 """
 
 from codegen_edge.evaluation.sandbox.limits import Limits

@@ -1,24 +1,24 @@
 """Exact steps on the CPU provider: a token's logits are the same bits however the text before it was read.
 
 Kernels that multiply matrices take rows in pairs and a last lone row another way, which sums in another order;
-attention over one new token does, too. So it was measured with onnxruntime 1.32 on a processor with VNNI
-(benchmarks/results/exactness.json): the bits of a row do not depend on the other rows of a product as long as their
-number is even, nor on the other tokens of an attention as long as there are two. Other processors are not assumed to
-be like that: every bundle is probed when it is opened.
+attention over one new token does, too, and so does a lone token in the last of its tiles (of twice the head's size). So
+it was measured with onnxruntime 1.32 on a processor with VNNI (benchmarks/results/exactness.json): the bits of a row do
+not depend on the other rows of a product as long as their number is even, nor on the other tokens of an attention as
+long as theirs is. Other processors are not assumed to be like that: every bundle is probed when it is opened.
 
 So a run computes its products over the tokens of all rows side by side, [N, E], whatever the rows are: one token each,
 a slice of a prompt beside them, drafts of different lengths. N is even; a filler token goes along where the rows have
 an odd number. Only attention sees rows: before it the tokens are gathered into [B, T, 3*E], behind it they are gathered
-back. A row with one token gets a second one there, whose key and value the row's next token overwrites. The rows'
-lengths are told by GroupQueryAttention's `query_seqlens` (onnxruntime 1.32). The graph is changed so when it is loaded;
-the bundle stays as it is.
+back. A row with an odd number of tokens gets one more there, whose key and value the row's next token overwrites. The
+rows' lengths are told by GroupQueryAttention's `query_seqlens` (onnxruntime 1.32). The graph is changed so when it is
+loaded; the bundle stays as it is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import onnx_ir as ir
@@ -36,6 +36,8 @@ _TOKEN_OF_ROW, _ROW_OF_TOKEN = "token_of_row", "row_of_token"
 _LOGIT_TOKENS = "logit_tokens"
 _QUERY_LENGTHS_INPUT = 16  # of GroupQueryAttention (onnxruntime, docs/ContribOperators.md)
 _ROTARY_INPUTS = (7, 8)  # cos_cache and sin_cache
+_Number = TypeVar("_Number", int, NDArray[np.int64])
+
 _PAIR = 2  # rows of a product, of which a run has a multiple; and tokens of an attention, of which a row has so many
 _AXIS_TOKENS, _AXIS_LOGITS, _AXIS_ATTENDED = "tokens", "logits_kept", "attended_tokens"
 _FILLER = 0  # any id of the vocabulary: nothing of it is read
@@ -90,7 +92,7 @@ class ExactOrtRuntime(OrtRuntime):
 
     def _run_together(self, cache: KVBuffers, counts: NDArray[np.int64], num_new: int, *, all_logits: bool) -> bool:
         # The operator wants room for the longest of the rows behind every row. One by one they give the same bits.
-        return int(cache.lengths.max()) + max(num_new, _PAIR) <= cache.buffer_shape[2]
+        return int(cache.lengths.max()) + _even(num_new) <= cache.buffer_shape[2]
 
     def _run(
         self,
@@ -112,7 +114,8 @@ class ExactOrtRuntime(OrtRuntime):
         ids[:num_tokens] = token_ids[places[:, 0], places[:, 1]]
         row_of_token = np.zeros((len(ids), 2), np.int64)
         row_of_token[:num_tokens] = places
-        num_attended = np.maximum(counts, _PAIR)
+        # Attention takes queries in tiles of an even size: with an even number of them no tile holds a lone one.
+        num_attended = _even(counts)
         positions = np.arange(int(num_attended.max()))  # [T]
         token_of_row = np.minimum(positions, (counts - 1)[:, None]) + (ends - counts)[:, None]  # [B, T]
         kept = np.arange(num_tokens) if all_logits else ends - 1
@@ -143,7 +146,7 @@ class ExactOrtRuntime(OrtRuntime):
         return by_row
 
 
-def _even(number: int) -> int:
+def _even(number: _Number) -> _Number:
     return number + number % _PAIR
 
 

@@ -26,6 +26,7 @@ PUBLIC = [
     "__version__",
     "build",
     "evaluate",
+    "evaluate_task",
     "export",
     "load_model",
     "open_bundle",

@@ -270,3 +270,29 @@ def test_last_token_of_a_full_context_is_read_as_exactly(rows: int, runtime: Run
     cache = runtime.new_cache(rows, context)
     runtime.step(ids[:, :-1], cache)
     assert runtime.step(ids[:, -1:], cache)[0].tobytes() == whole[0].tobytes()
+
+
+def test_slice_of_any_length_is_read_as_exactly(runtime: Runtime) -> None:
+    """Attention takes queries in tiles of twice the head size, 32 here; slices end before, at and behind them."""
+    ids = np.random.default_rng(2).integers(0, 600, (3, 101))
+    whole = [runtime.step(text[None], runtime.new_cache(1, 101), all_logits=True)[0] for text in ids]
+    for cut in range(1, 101):
+        cache = runtime.new_cache(3, 102)
+        counts = np.array([cut, 101 - cut, 1 + cut % 7])
+        first = np.zeros((3, int(counts.max())), np.int64)
+        for row, count in enumerate(counts):
+            first[row, :count] = ids[row, :count]
+        logits = runtime.step(first, cache, counts=counts, all_logits=True)
+        for row, count in enumerate(counts):
+            assert logits[row, :count].tobytes() == whole[row][:count].tobytes(), f"row {row}, {count} tokens"
+        rest = runtime.step(ids[:1, cut:], cut_cache(runtime, cache, cut), all_logits=True)
+        assert rest[0].tobytes() == whole[0][cut:].tobytes(), f"{101 - cut} tokens behind {cut}"
+
+
+def cut_cache(runtime: Runtime, cache: KVCache, length: int) -> KVCache:
+    """The first row alone."""
+    kept = runtime.new_cache(1, 101)
+    kept.select([])
+    kept.join(cache, [0])
+    assert int(kept.lengths[0]) == length
+    return kept

@@ -24,7 +24,7 @@ def compile_tests(tests: str) -> types.CodeType:
     """
     try:
         tree = _CountAssertions().visit(ast.parse(tests))
-        code = compile(ast.fix_missing_locations(tree), "<tests>", "exec")
+        code = compile(ast.fix_missing_locations(tree), "<tests>", "exec", dont_inherit=True)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as exc:
         raise TestsError(f"the tests are no Python: {exc}") from exc
     if "check" not in code.co_names:

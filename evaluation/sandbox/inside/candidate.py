@@ -6,11 +6,13 @@ for the nonce afterwards and sending it back.
 
 from __future__ import annotations
 
+import ast
 import base64
 import builtins
 import gc
 import marshal
 import os
+import resource
 import signal
 import sys
 import types
@@ -47,18 +49,19 @@ def run_candidate(job: Job, channel: int, output: int) -> None:
     """
     own = OwnChannel(_prepare(job, channel, output), os.getpid())
     try:
-        report = _run(job, own)
+        report = run_program(job, own)
     except BaseException as exc:  # noqa: BLE001 - whatever a program raises is a result
         report = failure(exc)
     own.send(report)
 
 
-def _run(job: Job, channel: OwnChannel) -> dict[str, object]:
+def run_program(job: Job, channel: OwnChannel) -> dict[str, object]:
+    """Run the job's program in this process and give the report, which has the nonce where it did well."""
     if job.entry_point is None:
         return _run_printed(job, channel)
     namespace = _new_module(_MODULE)
     try:
-        code = _compiled(lambda: compile(job.program, "<program>", "exec"))
+        code = _compiled(lambda: job.program)
     except _NotPythonError as exc:
         return failed("syntax", str(exc))
     imported = {} if job.is_strict else imported_names(job.program)
@@ -84,7 +87,7 @@ def _run_printed(job: Job, channel: OwnChannel) -> dict[str, object]:
     namespace = _new_module("__main__")  # MTPB runs a program as the main module
     namespace["print"] = last_print
     try:
-        code = _compiled(lambda: compile(with_last_value_printed(job.program), "<program>", "exec"))
+        code = _compiled(lambda: with_last_value_printed(job.program))
     except _NotPythonError as exc:
         return failed("syntax", str(exc))
     try:
@@ -128,11 +131,13 @@ def _plain(function: object) -> Callable[..., object]:
     return candidate
 
 
-def _compiled(compiling: Callable[[], types.CodeType]) -> types.CodeType:
+def _compiled(parsed: Callable[[], str | ast.Module]) -> types.CodeType:
     try:
-        return compiling()
+        # Without `dont_inherit` it would be compiled with our own `from __future__ import annotations`.
+        code: types.CodeType = compile(parsed(), "<program>", "exec", dont_inherit=True)
     except (SyntaxError, ValueError, RecursionError, MemoryError) as exc:  # null bytes and lone surrogates: ValueError
         raise _NotPythonError(str(failure(exc)["message"])) from exc
+    return code
 
 
 def _new_module(name: str) -> dict[str, object]:
@@ -171,8 +176,6 @@ def _prepare(job: Job, channel: int, output: int) -> int:
 
 
 def _hidden(channel: int) -> int:
-    import resource
-
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     ceiling = hard if hard != resource.RLIM_INFINITY else _LOWEST_CHANNEL + _NUM_CHANNELS
     ceiling = min(ceiling, _LOWEST_CHANNEL + _NUM_CHANNELS)

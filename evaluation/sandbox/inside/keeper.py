@@ -55,7 +55,7 @@ def keep(control: int, *, is_nested: bool, is_contained: bool) -> bool:
     order = receive(control, MAX_MESSAGE_BYTES)  # the nonce and the tests, of which the forked processes know nothing
     with contextlib.suppress(OSError):
         send(orders, order)
-    end = _watch(job, started + job.wall_seconds, report=report, output=output, control=control)
+    end = watch(job, started + job.wall_seconds, report=report, output=output, control=control)
     seconds = time.monotonic() - started
     os.kill(warden, signal.SIGKILL)
     os.waitpid(warden, 0)
@@ -86,7 +86,7 @@ def end_descendants(*, is_contained: bool) -> None:
         time.sleep(_PAUSE_SECONDS)
 
 
-def _watch(job: Job, deadline: float, *, report: int, output: int, control: int) -> dict[str, object]:
+def watch(job: Job, deadline: float, *, report: int, output: int, control: int) -> dict[str, object]:
     """Wait for the warden's report, the deadline, too much output, or the supervisor's end."""
     poll = select.poll()
     poll.register(report, select.POLLIN)

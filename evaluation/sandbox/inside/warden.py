@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import dataclasses
 import marshal
 import os
 import socket
@@ -54,12 +55,19 @@ def _run(job: Job, orders: int, output: int) -> dict[str, object]:
     os.close(output)
     order = receive(orders, MAX_MESSAGE_BYTES)
     try:
-        return _hear(job, ours.fileno(), str(order["tests"]), str(order["nonce"]))
+        return hear(job, ours.fileno(), str(order["tests"]), str(order["nonce"]))
     except ChannelClosedError:
         return _ended(program)
 
 
-def _hear(job: Job, channel: int, tests: str, nonce: str) -> dict[str, object]:
+def hear(job: Job, channel: int, tests: str, nonce: str) -> dict[str, object]:
+    """Give the program's process its tests and hear its report; in strict mode, run the tests here.
+
+    Raises:
+        ChannelClosedError: it ended without a report.
+        FrameError: it sent what no program sends.
+        TestsError: the tests are at fault.
+    """
     if job.entry_point is not None and job.is_strict:
         return _check(job, job.entry_point, channel, tests, nonce)
     if job.entry_point is not None:
@@ -87,13 +95,14 @@ def _check(job: Job, entry_point: str, channel: int, tests: str, nonce: str) -> 
     said = receive(channel, MAX_MESSAGE_BYTES)
     if said.get("end") != "ready":
         return failed("forged", "the program's process lied") if said.get("end") == "verdict" else _of_program(said)
-    restrict(job)
+    restrict(dataclasses.replace(job, cpu_seconds=job.wall_seconds))  # the clock ends this process before
     code = compile_tests(tests)
     program = RemoteProgram(channel)
     if not program.defines(entry_point):
         return failed("name", f"NameError: name '{entry_point}' is not defined")
     try:
         held = run_check(code, program.namespace(code, job.program), program.function(entry_point))
+        program.defines(entry_point)  # tests that want an exception must not take its end for one
     except (FrameError, TestsError):
         raise
     except BaseException as exc:  # noqa: BLE001 - tests may raise anything
