@@ -124,6 +124,7 @@ class Server:
         listening = _listen(self._settings.host, self._settings.port)
         config = uvicorn.Config(
             self._app,
+            log_config=None,  # as the process logs
             log_level="warning",
             access_log=False,
             server_header=False,

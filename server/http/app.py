@@ -8,7 +8,7 @@ from typing import Any
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
@@ -51,6 +51,7 @@ def create_app(models: Sequence[ServedModel], settings: ServerSettings) -> ASGIA
         exception_handlers={
             ApiError: _answer_error,
             ClientGoneError: _answer_nobody,
+            ClientDisconnect: _answer_nobody,  # while its body was read
             HTTPException: _answer_http_error,
             Exception: _answer_error,
         },

@@ -50,17 +50,20 @@ def serve(bundles: tuple[Path, ...], **options: Any) -> None:
     """
     import asyncio
     import logging
+    import sys
 
     from codegen_edge.dependencies import install_command
     from codegen_edge.generation.model import load_model
 
     try:
+        from codegen_edge.server.lines import LineWriter
         from codegen_edge.server.serving import Server, Sharing, with_key_file
     except ModuleNotFoundError as exc:
         raise RuntimeUnavailableError(f"the server needs {exc.name}: {install_command('cpu', 'serve')}") from exc
 
     # Of the server alone: errors that nobody expected, and with --log-prompts what was asked.
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
+    writer = LineWriter(sys.stderr)
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", stream=writer)
     logging.getLogger("codegen_edge.server").setLevel(logging.INFO if options["logs_prompts"] else logging.WARNING)
     settings = with_key_file(_http_options(options), options["api_key_file"])
     sharing = Sharing(
@@ -74,6 +77,7 @@ def serve(bundles: tuple[Path, ...], **options: Any) -> None:
     runtime = options["runtime"]
     is_exact = options["exact_steps"] if options["exact_steps"] is not None else runtime == "cpu"
     with ExitStack() as stack:
+        stack.callback(writer.close)
         try:
             models = [
                 stack.enter_context(
@@ -90,8 +94,8 @@ def serve(bundles: tuple[Path, ...], **options: Any) -> None:
         except RuntimeUnavailableError as exc:
             hint = exc.hint or ("--no-exact-steps serves it without that promise" if is_exact else "")
             raise RuntimeUnavailableError(str(exc), hint=hint) from exc
-        server = Server(models, sharing, settings, tell=lambda line: click.echo(line, err=True))
-        asyncio.run(server.run(on_listening=lambda url: click.echo(f"listening on {url}", err=True)))
+        server = Server(models, sharing, settings, tell=writer.line)
+        asyncio.run(server.run(on_listening=lambda url: writer.line(f"listening on {url}")))
 
 
 def _http_options(options: dict[str, Any]) -> dict[str, Any]:

@@ -217,3 +217,29 @@ def test_server_ends_though_nobody_reads_what_it_says(trained_bundle: Bundle) ->
         process.stderr.close()
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
+
+
+def test_server_answers_though_nobody_reads_its_log(trained_bundle: Bundle) -> None:
+    body = {"prompt": "x = " * 500, "max_tokens": 1, "temperature": 0, "prompt_overflow": "cut-left"}
+    with running(trained_bundle, "--log-prompts") as (url, process), httpx.Client(base_url=url, timeout=10) as client:
+        for _ in range(80):  # 2 kB of log each, where a pipe holds 64
+            assert client.post("/v1/completions", json=body | {"prompt": "x = " * 100}).status_code == 200
+            client.post("/v1/completions", json=body)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+
+
+def test_client_that_vanishes_while_its_body_is_read_leaves_no_trace(trained_bundle: Bundle) -> None:
+    with running(trained_bundle) as (url, process):
+        host, port = url.removeprefix("http://").split(":")
+        for sent in (b"", b'{"prompt": "x"'):
+            for _ in range(5):
+                with socket.create_connection((host, int(port)), timeout=5) as client:
+                    head = b"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n"
+                    client.sendall(head + sent)
+                    time.sleep(0.05)
+        assert httpx.post(f"{url}/v1/completions", json={"prompt": "x", "max_tokens": 1}).status_code == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+        assert process.stderr is not None
+        assert "Traceback" not in process.stderr.read()
