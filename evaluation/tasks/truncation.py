@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from codegen_edge.generation.presets import PAPER_TRUNCATION
 from codegen_edge.generation.text import Cut
-
-_TERMINALS = ("^#", r"<\|endoftext\|>", "^'''", '^"""', "\n\n\n")
 
 
 def paper_truncation() -> dict[str, Any]:
@@ -18,7 +17,7 @@ def paper_truncation() -> dict[str, Any]:
 
     Source: `truncate` in codegen1/jaxformer/hf/sample.py and codegen1/benchmark/mtpb_sample.py of salesforce/CodeGen.
     """
-    return {"truncate_before": _TERMINALS, "single_block": True}
+    return dict(PAPER_TRUNCATION)
 
 
 def truncate(completion: str) -> str:

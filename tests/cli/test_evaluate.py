@@ -159,6 +159,27 @@ def test_conversations_are_executed(option: tuple[str, ...], tmp_path: Path, tin
     assert "pass rate" in found["scores"]
 
 
+@pytest.mark.usefixtures("has_sandbox")
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (("--preset", "codegen-paper"), {"temperature": 0.2, "top_p": 0.95, "seed": 42}),
+        (("--preset", "codegen-paper", "--seed", 3, "--top-p", 0.5), {"temperature": 0.2, "top_p": 0.5, "seed": 3}),
+        (("--preset", "codegen-paper", "--temperature", 0), {"temperature": 0, "top_p": 1, "seed": 42}),
+        (("--temperature", 0.7), {"temperature": 0.7, "top_p": 0.95, "seed": 0}),
+        ((), {"temperature": 0, "top_p": 1, "seed": 0}),
+    ],
+    ids=str,
+)
+def test_explicit_options_go_before_the_preset(
+    options: tuple[Any, ...], expected: dict[str, float], tmp_path: Path, tiny_bundle: Bundle
+) -> None:
+    data = lines(tmp_path / "talks.jsonl", TALKS)
+    succeed("mtpb", tiny_bundle.path, "--data", data, "--out", tmp_path / "out", "--allow-execution", *options)
+    configuration = json.loads((tmp_path / "out" / "configuration.json").read_text())["configuration"]
+    assert {name: configuration[name] for name in expected} == expected
+
+
 def test_stdlib_needs_no_permission(tmp_path: Path, tiny_bundle: Bundle) -> None:
     found = json.loads(succeed("stdlib", tiny_bundle.path, "--out", tmp_path / "out", "--limit", 4, "--json"))
     assert found["num_samples"] == 4

