@@ -16,6 +16,8 @@ NEWEST_VENV ?= .venv-newest
 COMPATIBILITY := $(PYTHON) -m benchmarks.compatibility
 # Deprecations of a release that came out today are shown, and fail nothing.
 MAIN_JOB := -m pytest -W default tests/test_main_job.py
+TESTS := $(BIN)/python -m pytest --ignore tests/test_main_job.py
+TEST_PROCESSES ?= 2
 # mkdocs reads the sources and imports none, so the project itself is not installed there.
 DOCS_VENV ?= .venv-docs
 DOCS_STAMP := $(DOCS_VENV)/.installed
@@ -44,7 +46,8 @@ demo: $(STAMP) ## export the trained checkpoint, prove it equal, quantize it, ge
 	$(BIN)/codegen-edge demo .demo
 
 test: $(STAMP) ## run the test suite and measure its coverage; the main job has targets of its own
-	$(BIN)/python -m pytest --ignore tests/test_main_job.py --cov
+	$(TESTS) -m "not quiet" --numprocesses $(TEST_PROCESSES) --dist loadfile --cov --cov-report=
+	$(TESTS) -m quiet --cov --cov-append
 
 test-oldest: ## the main job on the lowest versions that pyproject.toml admits, in .venv-oldest
 	rm -rf build

@@ -24,7 +24,7 @@ from typing import Any
 import click
 
 import codegen_edge
-from benchmarks.exactness import SCHEMES, make
+from benchmarks.exactness import make
 from benchmarks.harness import ROUNDS, comparison, interleave
 from benchmarks.machine import describe_machine
 from codegen_edge import workflows
@@ -82,7 +82,7 @@ def measure_oracles(humaneval: Path, mtpb: Path, folder: Path) -> dict[str, Any]
 
 def measure_precisions(humaneval: Path, mtpb: Path, folder: Path, page: Path | None) -> dict[str, Any]:
     """Of the trained checkpoint; `page` gets the report."""
-    bundles = make("codegen-5M-mono", folder / "bundles")
+    bundles = make("codegen-5M-mono", folder / "bundles", names=PRECISIONS)
     tasks: dict[str, AnyTask] = {
         "stdlib": StdlibTask(),
         "humaneval": HumanEvalTask(read_humaneval(humaneval)[:HUMANEVAL_PROBLEMS]),
@@ -110,7 +110,7 @@ def measure_precisions(humaneval: Path, mtpb: Path, folder: Path, page: Path | N
 
 def measure_equality(humaneval: Path, folder: Path, ray: str | None) -> dict[str, Any]:
     """Greedy completions that differ between ways to compute them."""
-    bundles = make("codegen-5M-mono", folder / "bundles", method="round")
+    bundles = make("codegen-5M-mono", folder / "bundles", method="round", names=("int8", "int4"))
     problems = read_humaneval(humaneval)[:EQUALITY_PROBLEMS]
     task = HumanEvalTask(problems, max_new_tokens=EQUALITY_TOKENS)
     ways: dict[str, dict[str, Any]] = {f"batch {batch}": {"batch": batch} for batch in (1, 4, 8)}
@@ -133,7 +133,7 @@ def measure_equality(humaneval: Path, folder: Path, ray: str | None) -> dict[str
 
 def measure_caches(mtpb: Path, folder: Path) -> dict[str, Any]:
     """Seconds of conversations with kept caches and without, of the same texts."""
-    bundles = make("codegen-5M-mono", folder / "bundles", method="round")
+    bundles = make("codegen-5M-mono", folder / "bundles", method="round", names=("int8",))
     problems = [replace(problem, max_gen_length=32) for problem in read_mtpb(mtpb)[:CONVERSATIONS]]
     task = MtpbTask(problems)
     items = task.items()[::5]
@@ -174,7 +174,7 @@ def _caches_of(bundle: Bundle, task: AnyTask, work: Sequence[Work]) -> dict[str,
 def main(humaneval: Path, mtpb: Path, parts: tuple[str, ...], ray: str | None, page: Path | None) -> None:
     """Measure the parts, and put them beside those that the result has already."""
     result = json.loads(RESULT.read_text()) if RESULT.is_file() else {}
-    result |= {"machine": describe_machine(), "threads": default_threads(), "schemes": list(SCHEMES)}
+    result |= {"machine": describe_machine(), "threads": default_threads()}
     measures: dict[str, Callable[[Path], dict[str, Any]]] = {
         "oracles": lambda folder: measure_oracles(humaneval, mtpb, folder),
         "precisions": lambda folder: measure_precisions(humaneval, mtpb, folder, page),

@@ -54,12 +54,14 @@ TIMED_PROMPT, LONG_PROMPT, TIMED_STEPS, CAPACITY = 128, 1024, 16, 1100
 Generate = Callable[[GenerationParams], list[tuple[int, ...]]]
 
 
-def make(checkpoint: str, folder: Path, *, method: str = "gptq") -> dict[str, Bundle]:
-    """A bundle of every scheme."""
+def make(
+    checkpoint: str, folder: Path, *, method: str = "gptq", names: Sequence[str] = tuple(SCHEMES)
+) -> dict[str, Bundle]:
+    """A bundle of every scheme, or of those that are named beside fp32."""
     plain = codegen_edge.export(checkpoint, folder / "fp32", verify=False).bundle
     bundles = {"fp32": plain}
     for name, options in SCHEMES.items():
-        if options:
+        if options and name in names:
             made = codegen_edge.quantize(plain, folder / name, measure_tokens=0, method=method, **options)
             bundles[name] = made.bundle
     return bundles

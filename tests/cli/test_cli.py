@@ -262,6 +262,7 @@ def test_base_needs_no_heavy_package(statement: str) -> None:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc to see that prefill is under way")
+@pytest.mark.quiet
 def test_ctrl_c_in_a_long_prefill_ends_within_a_second(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
     shape = ModelShape(n_layer=12, n_embd=512, n_head=8, rotary_dim=32, vocab_size=640, n_positions=2048)
     bundle = export_checkpoint(locate_checkpoint(str(make_checkpoint(shape))), tmp_path / "bundle")

@@ -85,6 +85,7 @@ def test_bad_input_is_raised_by_the_first_event(model: Model) -> None:
         asyncio.run(fail())
 
 
+@pytest.mark.quiet
 def test_a_consumer_that_times_out_stops_the_step_in_flight(model: Model) -> None:
     numbers = Numbers()
 
@@ -130,6 +131,7 @@ def test_a_real_generation_that_times_out_makes_no_further_step(model: Model, mo
     assert 0 < steps == before < 20
 
 
+@pytest.mark.quiet
 def test_a_cancelled_main_task_ends_at_once() -> None:
     """What Ctrl-C does under `asyncio.run`."""
     numbers = Numbers()

@@ -117,6 +117,7 @@ def test_stop_id_ends_a_row_and_unlike_the_end_of_text_names_itself() -> None:
     assert events[-1].finish_reason == "stop_id"
 
 
+@pytest.mark.quiet
 def test_deadline_ends_a_row_with_what_it_has() -> None:
     computing = runtime(before_step=lambda step: time.sleep(0.05))
     events = list(GenerationLoop(computing, [[3]], GenerationParams(max_new_tokens=100, max_seconds=0.2)))

@@ -100,6 +100,7 @@ def test_unknown_parameter_is_an_error(model: Model) -> None:
         model.generate("a", temp=0.2)
 
 
+@pytest.mark.quiet
 def test_generation_is_cancelled_from_another_thread(model: Model) -> None:
     cancel = CancelToken()
     stream = model.stream("def f", max_new_tokens=100, cancel=cancel)

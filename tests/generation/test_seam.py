@@ -80,6 +80,7 @@ def test_chunks_grow_and_shrink_with_what_a_token_costs() -> None:
     assert pace.chunk(0.5, 1, 512) == 50
 
 
+@pytest.mark.quiet
 def test_one_call_reads_for_about_its_time_and_no_longer() -> None:
     computing = runtime(before_step=lambda _: time.sleep(0.02))
     batch = RunningBatch(computing)

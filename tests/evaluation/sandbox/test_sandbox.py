@@ -190,6 +190,7 @@ def hasty_sandbox() -> Iterator[Sandbox]:
 
 
 @pytest.mark.parametrize("program", ENDLESS.values(), ids=ENDLESS)
+@pytest.mark.quiet
 def test_x01_an_endless_program_is_ended_in_time(hasty_sandbox: Sandbox, program: str) -> None:
     started = time.monotonic()
     outcome = run_printed(hasty_sandbox, f"print(7)\n{program}")

@@ -39,11 +39,13 @@ def serving(model: Model, *, slots: int = SLOTS, **settings: Any) -> Iterator[Te
 
 
 @contextmanager
-def listening(model: Model, **settings: Any) -> Iterator[str]:
-    """A server on a socket; gives its URL."""
+def listening(model: Model, *, send_buffer_bytes: int | None = None, **settings: Any) -> Iterator[str]:
+    """A server on a socket, whose connections buffer so much on this side; gives its URL."""
     app = create_app([served_as("tiny", model)], ServerSettings(**settings))
     server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="on", ws="none"))
     with socket.create_server(("127.0.0.1", 0)) as listener:
+        if send_buffer_bytes is not None:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         until = time.monotonic() + PATIENCE_SECONDS

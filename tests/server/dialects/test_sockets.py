@@ -35,6 +35,7 @@ def test_pieces_come_while_the_model_works(model: Model, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("name", ["llama_vim_fim", "llm_ls_tgi", "tabby_completion"])
+@pytest.mark.quiet
 def test_client_that_goes_away_frees_its_slot(model: Model, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     asked = recorded(name)
     longer = {"n_predict": 100, "n_indent": 0, "t_max_predict_ms": 0} if name == "llama_vim_fim" else {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import socket
 import threading
 import time
@@ -21,6 +22,7 @@ from codegen_edge.generation.model import Model
 from codegen_edge.server.engine import Engine, Job
 from codegen_edge.server.http.protocol import protocol_with_limit
 from codegen_edge.server.http.streams import EventStream
+from tests.server.dialects.recorded import listening
 from tests.server.http.conftest import serving
 from tests.server.http.test_process import connect, running
 
@@ -68,6 +70,35 @@ def test_reader_that_takes_nothing_is_cancelled() -> None:
 
     asyncio.run(asyncio.wait_for(answer(), 5))
     assert (running.is_cancelled, gone) == (True, [True])
+
+
+def test_reader_on_a_socket_that_takes_nothing_loses_its_slot(model: Model) -> None:
+    body = {
+        "prompt": "def f():",
+        "max_tokens": 480,
+        "ignore_eos": True,
+        "temperature": 0,
+        "stream": True,
+        "logprobs": 5,
+    }
+    asked = json.dumps(body).encode()
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(asked)}\r\n\r\n".encode()
+    with (
+        listening(model, send_buffer_bytes=4096, write_seconds=0.3) as url,
+        socket.socket() as reader,
+        httpx.Client(base_url=url, timeout=20) as client,
+    ):
+        reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        host, port = url.removeprefix("http://").split(":")
+        reader.connect((host, int(port)))
+        reader.sendall(head + asked)
+        assert reader.recv(12) == b"HTTP/1.1 200"
+        until = time.monotonic() + 30
+        while not re.search(r"client_disconnected_total(?:{.*})? [1-9]", metrics := client.get("/metrics").text):
+            assert time.monotonic() < until, metrics
+            time.sleep(0.05)
+        assert client.post("/v1/completions", json={"prompt": "x", "max_tokens": 1}).status_code == 200
+        assert re.search(r"num_requests_running{.*} 0.0", client.get("/metrics").text)
 
 
 def test_silence_in_a_stream_is_filled_with_pings(monkeypatch: pytest.MonkeyPatch) -> None:

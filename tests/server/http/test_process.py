@@ -181,6 +181,7 @@ def test_terminated_server_ends_what_runs_and_takes_nothing_new(trained_bundle: 
         assert process.wait(20) == 0
 
 
+@pytest.mark.quiet
 def test_second_signal_cancels_what_runs(trained_bundle: Bundle) -> None:
     with running(trained_bundle) as (url, process), connect(url) as client:
         client.sendall(request(**LONG, stream=True))

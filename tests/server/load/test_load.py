@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import shutil
 import socket
+import ssl
 import statistics
+import subprocess
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -81,7 +84,13 @@ Script = Callable[[Exchange], Awaitable[None]]
 class FakeServer:
     """Answers each request as its script says, on a free port of this machine."""
 
-    def __init__(self, script: Script, models: tuple[str, ...] = ("scripted-model", "other")) -> None:
+    def __init__(
+        self,
+        script: Script,
+        models: tuple[str, ...] = ("scripted-model", "other"),
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
+        self.tls = tls
         self.exchanges: list[Exchange] = []
         self.models = models
         self.port = 0
@@ -90,11 +99,11 @@ class FakeServer:
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"http{'s' if self.tls else ''}://127.0.0.1:{self.port}"
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
-        server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        server = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=self.tls)
         self.port = server.sockets[0].getsockname()[1]
         try:
             yield
@@ -197,6 +206,7 @@ def one_at_a_time(service_s: float) -> Script:
     return script
 
 
+@pytest.mark.quiet
 def test_open_loop_counts_the_queue_of_an_overloaded_server() -> None:
     server = FakeServer(one_at_a_time(0.05))
     result = measured(server, OpenLoop(rate=100), 20)
@@ -209,6 +219,7 @@ def test_open_loop_counts_the_queue_of_an_overloaded_server() -> None:
     assert result.peak_concurrency > 10
 
 
+@pytest.mark.quiet
 def test_closed_loop_of_one_never_queues() -> None:
     result = measured(FakeServer(one_at_a_time(0.05)), ClosedLoop(), 5)
     assert 50 - 2 <= found(result.end_to_end_latency).p50_ms < 100
@@ -566,3 +577,31 @@ def test_command_refuses_token_files_of_other_forms(line: str, tmp_path: Path) -
     done = command("http://127.0.0.1:9", "--prompt-tokens-file", path)
     assert isinstance(done.exception, InvalidInputError)
     assert "line 2: wanted a JSON array of token ids" in str(done.exception)
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> Path:
+    """A certificate for this machine that nobody knows, with its key."""
+    program = shutil.which("openssl")
+    if program is None:
+        pytest.skip("openssl is not installed")
+    path = tmp_path / "server.pem"
+    command = [program, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"]
+    names = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", tmp_path / "key.pem", "-out", tmp_path / "cert.pem"]
+    subprocess.run([*command, *names], check=True, capture_output=True)
+    path.write_bytes((tmp_path / "key.pem").read_bytes() + (tmp_path / "cert.pem").read_bytes())
+    return path
+
+
+@pytest.mark.parametrize("is_known", [True, False])
+def test_server_behind_tls_is_measured_if_its_certificate_is_known(
+    certificate: Path, is_known: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if is_known:
+        monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    tls.load_cert_chain(certificate)
+    result = measured(FakeServer(hello, tls=tls), ClosedLoop(), 3)
+    assert sum(result.errors.values()) == (0 if is_known else 3)
+    if not is_known:
+        assert "certificate verify failed" in " ".join(result.error_messages.values()).lower()
