@@ -19,7 +19,7 @@ _INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 # In the order of `--help`; a command's module is imported when the command is run or its help is shown.
 COMMANDS = (
     *("export", "verify", "quantize", "build", "generate", "chat", "serve"),
-    *("evaluate", "bench-serve", "inspect", "doctor", "demo"),
+    *("evaluate", "bench", "bench-serve", "inspect", "doctor", "demo"),
 )
 
 

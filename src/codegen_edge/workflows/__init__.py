@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from codegen_edge.registry import load_part
 
 if TYPE_CHECKING:
+    from codegen_edge.workflows.benchmarking import bench
     from codegen_edge.workflows.building import Built, build
     from codegen_edge.workflows.diagnosis import Finding, diagnose
     from codegen_edge.workflows.evaluating import evaluate
@@ -21,6 +22,7 @@ _HOMES = {
     "Finding": "diagnosis",
     "Quantized": "quantizing",
     "Verified": "verifying",
+    "bench": "benchmarking",
     "build": "building",
     "diagnose": "diagnosis",
     "evaluate": "evaluating",
@@ -36,6 +38,7 @@ __all__ = [
     "Finding",
     "Quantized",
     "Verified",
+    "bench",
     "build",
     "diagnose",
     "evaluate",
