@@ -33,9 +33,9 @@ def understand(words: list[str]) -> None:
     command = found(name)
     while isinstance(command, click.Group):
         context = click.Context(command)
-        name, inner, arguments = command.resolve_command(context, arguments)
+        resolved, inner, arguments = command.resolve_command(context, arguments)
         assert inner is not None
-        command = inner
+        name, command = resolved or name, inner
     command.make_context(name, arguments, resilient_parsing=False)
 
 

@@ -135,7 +135,8 @@ def test_full_disk_keeps_what_was_finished(
     tmp_path: Path, tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("codegen_edge.workflows.task_evaluating._LINES_OF_A_WRITE", 4)
-    add, added = RunFolder.add_samples, []
+    add = RunFolder.add_samples
+    added: list[int] = []
 
     def full(self: RunFolder, lines: Sequence[SampleLine], **options: Any) -> None:
         if len(added) == 3:

@@ -587,9 +587,10 @@ def certificate(tmp_path: Path) -> Path:
         pytest.skip("openssl is not installed")
     path = tmp_path / "server.pem"
     command = [program, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"]
-    names = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", tmp_path / "key.pem", "-out", tmp_path / "cert.pem"]
+    key, known = tmp_path / "key.pem", tmp_path / "cert.pem"
+    names = ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(known)]
     subprocess.run([*command, *names], check=True, capture_output=True)
-    path.write_bytes((tmp_path / "key.pem").read_bytes() + (tmp_path / "cert.pem").read_bytes())
+    path.write_bytes(key.read_bytes() + known.read_bytes())
     return path
 
 
