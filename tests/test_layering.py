@@ -14,6 +14,7 @@ FLOORS = {
     "server": 5,
     "evaluation": 4,
     "generation": 3,
+    "transformers": 3,
     "exporter": 2,
     "runtimes": 2,
     "quantization": 2,

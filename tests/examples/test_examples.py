@@ -140,6 +140,19 @@ def test_own_runtime_repeats_its_prompt_and_does_what_the_built_in_ones_do(
         assert session.generate(max_new_tokens=8).token_ids == fork.generate(max_new_tokens=8).token_ids == together[0]
 
 
+def test_transformers_usage_prints_what_our_own_generation_prints(
+    load: Load, trained_bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    example = load("transformers_usage")
+    example.main(str(trained_bundle.path))
+    greedy, beams, streamed, piped = re.split(r"^--- .*\n", capsys.readouterr().out, flags=re.MULTILINE)[1:]
+    with load_model(trained_bundle.path, check="size") as model:
+        expected = example.PROMPT + model.generate(example.PROMPT, max_new_tokens=24).text
+        found = [model.generate(prompt, num_beams=3, max_new_tokens=16).text for prompt in example.BATCH]
+    assert greedy == streamed == piped == expected + "\n"
+    assert beams == "".join(f"{prompt}{text}\n" for prompt, text in zip(example.BATCH, found, strict=True))
+
+
 @pytest.mark.interop
 @pytest.mark.filterwarnings("ignore")
 def test_ray_serve_prints_a_completion(load: Load, tiny_bundle: Bundle, capsys: pytest.CaptureFixture[str]) -> None:
