@@ -10,10 +10,11 @@ from typing import Any
 import torch
 
 from codegen_edge.bundle import Source
-from codegen_edge.bundle.model_config import ModelConfig, read_json_object
+from codegen_edge.bundle.model_config import ModelConfig
 from codegen_edge.bundle.storage import sha256_of
 from codegen_edge.errors import CheckpointError, UnsupportedModelError
 from codegen_edge.exporter import layout
+from codegen_edge.exporter.json_files import read_strict_object
 from codegen_edge.exporter.tokenizer_files import load_tokenizer_files
 from codegen_edge.exporter.weights import WeightFiles, open_weights
 from codegen_edge.tokenizer import END_OF_TEXT
@@ -112,7 +113,7 @@ def open_checkpoint(folder: str | Path, tokenizer_folder: str | Path | None = No
         raise CheckpointError(
             f"{folder} is not a folder; give a checkpoint's folder or a hub id like Salesforce/codegen-350M-mono"
         )
-    config = read_json_object(folder / "config.json", CheckpointError)
+    config = read_strict_object(folder / "config.json")
     config = {key: value for key, value in config.items() if value is not None}
     _check_supported(config)
     _check_values(config)

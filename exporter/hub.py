@@ -10,6 +10,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from codegen_edge.bundle.storage import sha256_of
 from codegen_edge.checkpoints import SHIPPED, shipped_checkpoint
 from codegen_edge.errors import CheckpointError, InvalidInputError
 
@@ -28,6 +29,7 @@ _SAFETENSORS = ["model.safetensors", "model.safetensors.index.json", "model-*.sa
 _BIN = ["pytorch_model.bin", "pytorch_model.bin.index.json", "pytorch_model-*.bin"]
 # What an export reads, in either format of the weights; an archive's other members are passed over.
 CHECKPOINT_FILES = (*_FILES, *_SAFETENSORS, *_BIN)
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,12 +60,13 @@ def locate_checkpoint(checkpoint: str, *, revision: str | None = None, offline: 
 
     Raises:
         InvalidInputError: a revision was given for what is no hub id.
-        CheckpointError: nothing is there, or the hub cannot be reached.
+        CheckpointError: nothing is there, the hub cannot be reached, or a file of its cache is damaged.
     """
     folder = Path(checkpoint)
     if checkpoint and folder.is_dir():
         if revision is not None:
             raise InvalidInputError(f"{checkpoint} is a local folder; a revision is for hub ids")
+        _check_blobs(folder, str(folder))
         return LocatedCheckpoint(folder, folder.resolve().name, None)
     shipped = shipped_checkpoint(checkpoint)
     if shipped is not None:
@@ -97,7 +100,28 @@ def _download(hub_id: str, revision: str | None, *, offline: bool) -> LocatedChe
             hint="--offline takes a copy that was downloaded before",
         ) from exc
     folder = Path(snapshot)
+    _check_blobs(folder, hub_id)
     return LocatedCheckpoint(folder, hub_id, folder.name)  # the cache names a snapshot by its commit
+
+
+def _check_blobs(folder: Path, checkpoint: str) -> None:
+    """Raise CheckpointError where a file in the hub's cache is not what its name says.
+
+    A snapshot's files are links to blobs. Those of large files are named by their sha256, which nobody compares after
+    the download: a disk that lost a bit would be exported.
+    """
+    for file in sorted(folder.iterdir()):
+        blob = file.resolve()
+        if not file.is_symlink() or _SHA256.fullmatch(blob.name) is None or not blob.is_file():
+            continue
+        if (
+            any(fnmatch.fnmatchcase(file.name, pattern) for pattern in CHECKPOINT_FILES)
+            and sha256_of(blob) != blob.name
+        ):
+            raise CheckpointError(
+                f"{checkpoint}: {file.name} in the hub's cache is damaged, its sha256 is not its name; remove {blob} "
+                "and download it again"
+            )
 
 
 def _snapshot(hub_id: str, revision: str | None) -> str:

@@ -9,9 +9,11 @@ from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors
 
-from codegen_edge.bundle.model_config import read_json_object
 from codegen_edge.errors import CheckpointError
+from codegen_edge.exporter.json_files import read_strict_object
+from codegen_edge.strict_json import parse_object
 from codegen_edge.tokenizer import END_OF_TEXT
+from codegen_edge.tokenizer_form import check_form, check_ids, check_vocabulary, read_bounded
 
 _GPT2_SIZE = 50257  # ids of GPT-2's tokenizer
 # What CodeGen adds to it, in this order: runs of 31 to 2 spaces (ids 50257 to 50286), then of 9 to 2 tabs (to 50294).
@@ -47,16 +49,17 @@ def load_tokenizer_files(folder: Path, *, add_runs: bool = False) -> TokenizerFi
     Raises:
         CheckpointError: neither is there, or a file is malformed.
     """
-    files = {name: (folder / name).read_bytes() for name in _COPIED if (folder / name).is_file()}
+    files = {name: _read(folder / name) for name in _COPIED if (folder / name).is_file()}
     if (folder / "tokenizer.json").is_file():
-        content = (folder / "tokenizer.json").read_bytes()
+        content = _read(folder / "tokenizer.json")
         try:
+            check_form(content)
             tokenizer = Tokenizer.from_buffer(content)
         # The library raises bare Exception for every malformed file.
         except Exception as exc:
-            raise CheckpointError(f"{folder / 'tokenizer.json'} is no tokenizer: {exc}") from exc
+            raise CheckpointError(f"{folder / 'tokenizer.json'} is no tokenizer of CodeGen's form: {exc}") from exc
     elif {"vocab.json", "merges.txt"} <= files.keys():
-        tokenizer = _build(folder)
+        tokenizer = _build(folder, files)
         content = tokenizer.to_str(pretty=True).encode()
     else:
         raise CheckpointError(
@@ -68,9 +71,6 @@ def load_tokenizer_files(folder: Path, *, add_runs: bool = False) -> TokenizerFi
         tokenizer.no_truncation()
         tokenizer.no_padding()
         content = tokenizer.to_str(pretty=True).encode()
-    parts = json.loads(tokenizer.to_str())
-    if parts["model"].get("type") != "BPE" or (parts["decoder"] or {}).get("type") != "ByteLevel":
-        raise CheckpointError(f"{folder}: the tokenizer is no byte-level BPE, as every CodeGen's is")
     repairs: tuple[str, ...] = ()
     if add_runs and tokenizer.get_vocab_size(with_added_tokens=True) == _GPT2_SIZE:
         tokenizer.add_tokens([AddedToken(run, normalized=True) for run in _RUNS])
@@ -80,18 +80,36 @@ def load_tokenizer_files(folder: Path, *, add_runs: bool = False) -> TokenizerFi
         repairs = (f"the tokenizer was GPT-2's; added CodeGen's {len(_RUNS)} runs of spaces and tabs",)
     files["tokenizer.json"] = content
     files["tokenizer_config.json"] = _config(folder)
-    vocabulary = tokenizer.get_vocab(with_added_tokens=True)
     return TokenizerFiles(
         files=files,
-        vocab_size=max(vocabulary.values(), default=-1) + 1,
+        vocab_size=_checked_size(folder, tokenizer, content),
         end_of_text_id=tokenizer.token_to_id(END_OF_TEXT),
         repairs=repairs,
     )
 
 
-def _build(folder: Path) -> Tokenizer:
+def _read(path: Path) -> bytes:
+    try:
+        return read_bounded(path)
+    except (OSError, ValueError) as exc:
+        raise CheckpointError(f"{path} cannot be read: {exc}") from exc
+
+
+def _checked_size(folder: Path, tokenizer: Tokenizer, content: bytes) -> int:
+    """Number of ids of a tokenizer whose final file, with what was added and built here, has CodeGen's form."""
+    added = {token.content: token_id for token_id, token in tokenizer.get_added_tokens_decoder().items()}
+    try:
+        ids = check_form(content)
+        check_ids(ids, added, tokenizer.get_vocab_size(with_added_tokens=True))
+    except ValueError as exc:
+        raise CheckpointError(f"{folder}: this is no tokenizer of CodeGen's form: {exc}") from exc
+    return len(ids)
+
+
+def _build(folder: Path, files: dict[str, bytes]) -> Tokenizer:
     """Byte-level BPE as the hub's tokenizer.json has it: added runs of spaces and tabs, no prefix space."""
     try:
+        check_vocabulary(parse_object(files["vocab.json"]))
         model = models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
     except Exception as exc:
         raise CheckpointError(f"{folder}: vocab.json and merges.txt make no tokenizer: {exc}") from exc
@@ -101,9 +119,11 @@ def _build(folder: Path) -> Tokenizer:
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
     tokenizer.add_special_tokens([AddedToken(END_OF_TEXT, normalized=False)])
     if (folder / "added_tokens.json").is_file():
-        added = read_json_object(folder / "added_tokens.json", CheckpointError)
-        if not all(isinstance(token_id, int) for token_id in added.values()):
-            raise CheckpointError(f"{folder / 'added_tokens.json'} must map texts to integers")
+        added = read_strict_object(folder / "added_tokens.json")
+        try:
+            check_vocabulary(added)
+        except ValueError as exc:
+            raise CheckpointError(f"{folder / 'added_tokens.json'} must map texts to ids: {exc}") from exc
         by_id = sorted(added.items(), key=lambda item: item[1])
         tokenizer.add_tokens([AddedToken(text, normalized=True) for text, _ in by_id])
         for text, token_id in by_id:
@@ -118,7 +138,7 @@ def _build(folder: Path) -> Tokenizer:
 def _config(folder: Path) -> bytes:
     """tokenizer_config.json with the class that every client knows, and no clean-up of spaces in code."""
     path = folder / "tokenizer_config.json"
-    config: dict[str, Any] = read_json_object(path, CheckpointError) if path.is_file() else {}
+    config: dict[str, Any] = read_strict_object(path) if path.is_file() else {}
     config.pop("auto_map", None)
     config |= {"tokenizer_class": "CodeGenTokenizer", "clean_up_tokenization_spaces": False}
     for key in ("bos_token", "eos_token", "unk_token"):

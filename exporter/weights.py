@@ -6,19 +6,23 @@ tensors never stay resident.
 
 from __future__ import annotations
 
+import os
 import pickle
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import cast
 
 import torch
+from packaging.version import Version
 from safetensors import SafetensorError, safe_open
 
-from codegen_edge.bundle.model_config import read_json_object
-from codegen_edge.errors import CheckpointError, UnsafeCheckpointError
+from codegen_edge.errors import CheckpointError, IncompatibleVersionError, UnsafeCheckpointError
+from codegen_edge.exporter.json_files import read_strict_object
+from codegen_edge.exporter.state_dict_form import NoStateDictError, UnsafeGlobalError, check_state_dict
+from codegen_edge.exporter.torch_archive import read_archive
 
 # In order of preference: safetensors cannot carry code.
 _LAYOUTS = (
@@ -36,6 +40,8 @@ _SAFETENSORS_DTYPES = {
     "I8": torch.int8,
     "BOOL": torch.bool,
 }
+_SOUND_TORCH = Version("2.10")  # the first whose restricted unpickler has no known hole
+_LONGEST_NAME = 255  # bytes, of a file on Linux
 _LFS_POINTER = b"version https://git-lfs"
 
 
@@ -73,6 +79,7 @@ def open_weights(folder: Path) -> WeightFiles:
     Raises:
         CheckpointError: no weight file, a missing shard, a malformed file.
         UnsafeCheckpointError: a pickle that would run code, or an index that points outside the folder.
+        IncompatibleVersionError: a pickle, and torch is too old to read one safely.
     """
     for whole, index in _LAYOUTS:
         # A whole file goes before an index that may be stale, as in transformers.
@@ -94,16 +101,23 @@ def open_weights(folder: Path) -> WeightFiles:
 
 
 def _shards(folder: Path, index: str) -> tuple[Path, ...]:
-    weight_map = read_json_object(folder / index, CheckpointError).get("weight_map")
+    weight_map = read_strict_object(folder / index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
         raise CheckpointError(f"{folder / index} has no weight_map")
     names = sorted({str(name) for name in weight_map.values()})
     for name in names:
         if Path(name).name != name or name in {".", ".."}:
-            raise UnsafeCheckpointError(f"{folder / index} names a shard outside its folder: {name!r}")
+            raise UnsafeCheckpointError(f"{folder / index} names a shard outside its folder: {_shown(name)}")
+        if len(os.fsencode(name)) > _LONGEST_NAME or not name.isprintable():
+            raise CheckpointError(f"{folder / index} names a shard that no file system can hold: {_shown(name)}")
         if not (folder / name).is_file():
             raise CheckpointError(f"{folder / name} is missing; {index} names it")
     return tuple(folder / name for name in names)
+
+
+def _shown(name: str) -> str:
+    text = ascii(name)
+    return text if len(text) <= _LONGEST_NAME else f"{text[:_LONGEST_NAME]}…"
 
 
 def _list_tensors(file: Path) -> dict[str, StoredTensor]:
@@ -140,15 +154,19 @@ def _safetensors_errors(file: Path) -> Iterator[None]:
 
 def _load_bin(file: Path) -> dict[str, torch.Tensor]:
     """Map a torch pickle with the restricted unpickler; never tried again without it."""
+    _require_sound_torch(file)
     try:
+        status = file.stat()
+        _check_bin(file, (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns))
         tensors = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError as exc:
+    except (UnsafeGlobalError, pickle.UnpicklingError) as exc:
         # Not torch's own words: they advise to load it without restriction.
-        wanted = re.search(r"GLOBAL (\S+)", str(exc))
-        named = f" (it wants {wanted[1]})" if wanted else ""
+        named = f" (it wants {exc})" if isinstance(exc, UnsafeGlobalError) else ""
         raise UnsafeCheckpointError(
             f"{file} holds more than tensors{named} and was not loaded; convert it to safetensors where you trust it"
         ) from exc
+    except NoStateDictError as exc:
+        raise CheckpointError(f"{file} is no state dict, which maps names to dense tensors: {exc}") from exc
     # torch.load raises many kinds on malformed archives (RuntimeError, EOFError, ValueError, KeyError, …).
     except Exception as exc:
         reason = str(exc).partition("\n")[0]
@@ -159,6 +177,21 @@ def _load_bin(file: Path) -> dict[str, torch.Tensor]:
     if not isinstance(tensors, dict) or not all(_is_entry(name, tensor) for name, tensor in tensors.items()):
         raise CheckpointError(f"{file} is no state dict: it must map names to dense tensors")
     return tensors
+
+
+@lru_cache(maxsize=64)  # a file is opened anew for each of its tensors
+def _check_bin(file: Path, identity: tuple[int, ...]) -> None:
+    """Check a .bin before torch sees it; `identity` changes with the file."""
+    check_state_dict(*read_archive(file))
+
+
+def _require_sound_torch(file: Path) -> None:
+    version = Version(str(torch.__version__))
+    if version.release < _SOUND_TORCH.release:
+        raise IncompatibleVersionError(
+            f"{file} is a pickle, which torch {version} does not read safely (CVE-2026-24747). Install "
+            f'a newer one, pip install "torch>={_SOUND_TORCH}", or convert the file to safetensors'
+        )
 
 
 def _is_entry(name: object, tensor: object) -> bool:

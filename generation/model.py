@@ -9,8 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, overload
 
-from codegen_edge.bundle import Bundle, Check, open_bundle
-from codegen_edge.errors import InvalidInputError
+from codegen_edge.bundle import TOKENIZER_FILE, Bundle, Check, open_bundle
+from codegen_edge.errors import IntegrityError, InvalidInputError
 from codegen_edge.generation.asynchronous import AsyncEvents
 from codegen_edge.generation.beams import beam_search
 from codegen_edge.generation.cancel import CancelToken
@@ -19,6 +19,7 @@ from codegen_edge.generation.loop import GenerationLoop
 from codegen_edge.generation.output import Collector, Completion, TextEvent, completion_of_beams
 from codegen_edge.generation.params import GenerationParams, merged
 from codegen_edge.generation.prefill import OnPrefill
+from codegen_edge.generation.prompt_text import encode_prompts
 from codegen_edge.generation.request import Request
 from codegen_edge.generation.session import Session
 from codegen_edge.generation.speculation import Draft, Speculator, free_drafts, open_drafter
@@ -26,6 +27,8 @@ from codegen_edge.runtimes import Runtime, open_runtime
 from codegen_edge.tokenizer import Tokenizer
 
 __all__ = ["Completion", "Draft", "GenerationStream", "Model", "TextEvent", "load_model"]
+
+_MOST_TRIES = 10  # of a load while writers replace the bundle
 
 
 class Model:
@@ -152,7 +155,7 @@ class Model:
         return Session.load(Path(path), self.runtime, self.tokenizer, fingerprint=self.bundle.fingerprint)
 
     def _request(self, prompts: list[str], params: GenerationParams) -> Request:
-        token_ids = [self.tokenizer.encode(prompt) for prompt in prompts]
+        token_ids = encode_prompts(prompts, self.tokenizer, params, self.runtime.config)
         return Request.of(token_ids, params, self.runtime.config, self.tokenizer.vocab_size)
 
     def _collector(
@@ -227,7 +230,15 @@ def load_model(path: str | Path, *, runtime: str = "cpu", check: Check = "full",
         IntegrityError: a file is missing, truncated or altered.
         RuntimeUnavailableError: the runtime cannot be had here.
     """
-    bundle = open_bundle(path, check=check)
-    bundle.require_task("text-generation")
-    tokenizer = Tokenizer(bundle.tokenizer_path)
-    return Model(bundle, open_runtime(runtime, bundle, **options), tokenizer)
+    for left in reversed(range(_MOST_TRIES)):
+        bundle = open_bundle(path, check=check)
+        bundle.require_task("text-generation")
+        try:
+            with bundle.reading():
+                tokenizer = Tokenizer(bundle.at(TOKENIZER_FILE))
+            return Model(bundle, open_runtime(runtime, bundle, **options), tokenizer)
+        except IntegrityError:
+            # A writer put another bundle in its place and removed this one: that one is what is wanted now.
+            if not left or not bundle.is_moved:
+                raise
+    raise AssertionError("the last try returns or raises")

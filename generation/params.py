@@ -26,6 +26,8 @@ PromptOverflow = Literal["refuse", "cut-left"]
 _MAX_SEED = 2**64 - 1
 _MOST = 2**31 - 1  # of a count: more would overflow somewhere below
 _MOST_ROWS = 1024  # of one prompt: each has a KV cache
+_MOST_TEXTS = 128  # of stop and of truncate_before: the text is searched for each of them after every token
+_LONGEST_TEXT = 4096  # characters of one of them: about what a context holds at all
 _LARGEST = 1e9  # of what is added to logits: far beyond any logit, and float32 can still distinguish them
 _LARGEST_FACTOR = 1e6
 _LARGEST_POWER = 10  # of a length
@@ -61,10 +63,11 @@ class GenerationParams:
             "never" when none is possible.
         top_logprobs: None keeps no log probabilities, 0 those of the chosen tokens, k also of the k likeliest ones;
             of the model's own distribution, before any rule.
-        stop: texts at which a row ends; the text is cut before the first of them.
+        stop: texts at which a row ends, 128 at most; the text is cut before the first of them.
         stop_ids: ids at which a row ends; like the end of text they bring no text.
         truncate_before: regular expressions (multi-line): the new text is cut before the first match, as CodeGen's
-            tokenizer does with `truncate_before_pattern`; text is given out at the end only.
+            tokenizer does with `truncate_before_pattern`; text is given out at the end only. One search may take a
+            second; a pattern that takes longer is refused while it runs.
         single_block: whether the new text ends before its second line that starts with `print` or with `def`, the
             rule of the CodeGen paper.
         max_seconds: a row ends with what it has after this time, counted from the start of the prefill.
@@ -159,6 +162,13 @@ class GenerationParams:
             values = getattr(self, name)
             if not isinstance(values, list | tuple) or not all(isinstance(text, str) and text for text in values):
                 raise InvalidInputError(f"{name} must be a sequence of non-empty strings")
+            if len(values) > _MOST_TEXTS:
+                raise InvalidInputError(f"{name} must hold at most {_MOST_TEXTS} strings, got {len(values)}")
+            longest = max(map(len, values), default=0)
+            if longest > _LONGEST_TEXT:
+                raise InvalidInputError(
+                    f"{name} must hold strings of at most {_LONGEST_TEXT} characters, got one of {longest}"
+                )
             object.__setattr__(self, name, tuple(values))
         for pattern in self.truncate_before:
             try:

@@ -14,6 +14,7 @@ from codegen_edge.errors import CancelledError
 from codegen_edge.generation.cancel import CancelToken
 from codegen_edge.generation.params import FinishReason
 from codegen_edge.generation.request import Request
+from codegen_edge.runtimes import check_logits
 from codegen_edge.runtimes.runtime import KVCache, Logits, Runtime, TokenIds
 
 OnPrefill = Callable[[int, int], None]
@@ -218,10 +219,14 @@ def step_unless_cancelled(
     counts: NDArray[np.int64] | None = None,
     all_logits: bool = False,
 ) -> Logits:
-    """`runtime.step`; raise CancelledError where one of the tokens is cancelled, before the step or within it."""
+    """`runtime.step`; raise CancelledError where one of the tokens is cancelled, before the step or within it.
+
+    Whatever the runtime is, logits of another shape than was asked for are a BackendError.
+    """
     if any(cancel.is_cancelled for cancel in cancels):
         raise CancelledError("the generation was cancelled")
     with ExitStack() as stack:
         for cancel in cancels:
             stack.enter_context(cancel.calling(cache.interrupt))
-        return runtime.step(token_ids, cache, counts=counts, all_logits=all_logits)
+        logits = runtime.step(token_ids, cache, counts=counts, all_logits=all_logits)
+    return check_logits(runtime, logits, token_ids, all_logits=all_logits)

@@ -11,6 +11,8 @@ from codegen_edge.bundle.model_config import ModelConfig
 from codegen_edge.errors import ContextLengthError, InvalidInputError
 from codegen_edge.generation.params import GenerationParams, check_ids
 
+_MOST_PROMPTS = 1024  # of one call: each has a KV cache
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -43,7 +45,7 @@ class Request:
             num_allowed_ids: ids from here on are never chosen; None allows the whole vocabulary.
 
         Raises:
-            InvalidInputError: no prompt, an empty one, an id outside the vocabulary.
+            InvalidInputError: no prompt, too many, an empty one, an id outside the vocabulary, something that is no id.
             ContextLengthError: a prompt leaves no room for a new token.
         """
         allowed = count_allowed(num_allowed_ids, config.vocab_size)
@@ -93,15 +95,38 @@ def _fitted(prompt: Sequence[int], params: GenerationParams, context_length: int
     return tuple(prompt)
 
 
-def _check_prompts(prompts: Sequence[Sequence[int]], vocab_size: int) -> None:
-    if not prompts:
+def check_number_of_prompts(number: int) -> None:
+    """Raise InvalidInputError for no prompt, and for more than one call takes."""
+    if not number:
         raise InvalidInputError("no prompt was given")
+    if number > _MOST_PROMPTS:
+        raise InvalidInputError(
+            f"{number:,} prompts were given; one call takes at most {_MOST_PROMPTS:,}, as each has a KV cache. "
+            "Give them in several calls"
+        )
+
+
+def _check_prompts(prompts: Sequence[Sequence[int]], vocab_size: int) -> None:
+    if not _is_listing(prompts):
+        raise InvalidInputError(f"prompts must be a list of lists of token ids, got {type(prompts).__name__}")
+    check_number_of_prompts(len(prompts))
     for number, prompt in enumerate(prompts):
         which = f"prompt {number}" if len(prompts) > 1 else "the prompt"
+        if not _is_listing(prompt) and not (isinstance(prompt, np.ndarray) and prompt.ndim == 1):
+            raise InvalidInputError(f"{which} must be a list of token ids, got {type(prompt).__name__}")
         if len(prompt) == 0:
             raise InvalidInputError(f"{which} is empty; give at least one token")
-        if not all(isinstance(token_id, int | np.integer) for token_id in prompt):
-            raise InvalidInputError(f"{which} holds something that is no token id")
+        # True is an integer to Python, and would be read as id 1.
+        other = next(
+            (kind for kind in map(type, prompt) if kind is bool or not issubclass(kind, int | np.integer)), None
+        )
+        if other is not None:
+            raise InvalidInputError(f"{which} holds something that is no token id: {other.__name__}")
         wrong = next((token_id for token_id in prompt if not 0 <= token_id < vocab_size), None)
         if wrong is not None:
             raise InvalidInputError(f"{which} has token id {wrong}, outside the vocabulary of {vocab_size}")
+
+
+def _is_listing(value: object) -> bool:
+    """Whether it is a sequence, but no text and no bytes: these are sequences, too, and hold no token ids."""
+    return isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray | memoryview)

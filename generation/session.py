@@ -3,29 +3,21 @@
 from __future__ import annotations
 
 import codecs
-import io
-import json
-import zipfile
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from codegen_edge.bundle.storage import replace_file
-from codegen_edge.errors import BundleError, IntegrityError, InvalidInputError
+from codegen_edge.errors import BundleError, InvalidInputError
 from codegen_edge.generation.cancel import CancelToken
 from codegen_edge.generation.loop import GenerationLoop
 from codegen_edge.generation.output import Collector, Completion, TextEvent
 from codegen_edge.generation.params import GenerationParams, merged
 from codegen_edge.generation.prefill import OnPrefill
 from codegen_edge.generation.request import Request
+from codegen_edge.generation.session_file import SavedSession, read_session, write_session
 from codegen_edge.generation.speculation import Draft, Drafter, Speculator, common_length, free_drafts, open_drafter
 from codegen_edge.runtimes.runtime import Runtime
 from codegen_edge.tokenizer import Tokenizer
-
-_FORMAT = "codegen-edge session 1"
-_HEAD = "session.json"
 
 
 class Session:
@@ -130,54 +122,33 @@ class Session:
             StorageError: the file cannot be written; one that was there is intact.
         """
         self._require_idle()
-        head = {
-            "format": _FORMAT,
-            "model": self._fingerprint,
-            "token_ids": self._ids,
-            "held": self._cached,
-        }
-        buffer = io.BytesIO()
-        arrays: dict[str, Any] = {_HEAD: np.frombuffer(json.dumps(head).encode(), np.uint8)}
-        arrays |= self._cache.read_row(0) if self._cached else {}
-        np.savez(buffer, **arrays)
-        replace_file(Path(path), buffer.getvalue())
+        write_session(
+            Path(path),
+            SavedSession(
+                model=self._fingerprint,
+                token_ids=self._ids,
+                held=self._cached,
+                tensors=self._cache.read_row(0) if self._cached else {},
+            ),
+        )
 
     @classmethod
     def load(cls, path: Path, runtime: Runtime, tokenizer: Tokenizer, *, fingerprint: str) -> Session:
         """A session that `save` wrote.
 
         Raises:
-            BundleError: the file is no session, or is damaged.
+            BundleError: the file is no session, was altered, or is larger than any of this model.
             IntegrityError: it was written with another model, whose keys and values mean nothing to this one.
         """
-        try:
-            with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
-                tensors = {name: file[name] for name in file.files}
-            head = json.loads(tensors.pop(_HEAD).tobytes())
-            token_ids, held = list(map(int, head["token_ids"])), list(map(int, head["held"]))
-        except (
-            OSError,
-            ValueError,
-            KeyError,
-            EOFError,
-            TypeError,
-            AttributeError,
-            RuntimeError,
-            zipfile.BadZipFile,
-        ) as exc:
-            raise BundleError(f"{path} is no session that can be read ({exc})") from exc
-        if head.get("format") != _FORMAT:
-            raise BundleError(f"{path} has format {head.get('format')!r}, this codegen-edge reads {_FORMAT!r}")
-        if head.get("model") != fingerprint:
-            raise IntegrityError(f"{path} was written with another model or precision; its cache means nothing here")
+        saved = read_session(path, runtime.config, fingerprint)
         session = cls(runtime, tokenizer, fingerprint=fingerprint)
-        session._ids, session._cached = token_ids, held
+        session._ids, session._cached = saved.token_ids, saved.held
         try:
-            if held:
-                session._cache.write_row(0, tensors)
+            if saved.held:
+                session._cache.write_row(0, saved.tensors)
         except InvalidInputError as exc:
             raise BundleError(f"{path} is damaged: {exc}") from exc
-        if int(session._cache.lengths[0]) != len(held):
+        if int(session._cache.lengths[0]) != len(saved.held):
             raise BundleError(f"{path} is damaged: its keys and values are not those of its tokens")
         return session
 

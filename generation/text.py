@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 
 from codegen_edge.generation.params import GenerationParams
+from codegen_edge.generation.pattern_search import search_all
 from codegen_edge.tokenizer import Tokenizer
 
 _BLOCK_STARTS = ("print", "def")
@@ -39,10 +40,9 @@ class Cut:
             starts = [match.start() for match in block.finditer(text[:end])]
             end = starts[1] if len(starts) > 1 else end
         kept = text[:end]
-        for pattern in self._patterns:
-            match = pattern.search(kept)
-            if match is not None and (is_whole or len(kept) < len(text) or match.end() < len(text)):
-                end = min(end, match.start())
+        for span in search_all(self._patterns, kept):
+            if span is not None and (is_whole or len(kept) < len(text) or span[1] < len(text)):
+                end = min(end, span[0])
         return end if end < len(text) else None
 
     def certain(self, text: str) -> int:

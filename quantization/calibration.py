@@ -10,6 +10,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from codegen_edge.bundle import Bundle, contract
+from codegen_edge.bundle.graph_file import read_model, session_source
 from codegen_edge.errors import InvalidInputError
 from codegen_edge.ort_session import open_session
 from codegen_edge.quantization.matrices import Matrix, find_matrices
@@ -50,7 +51,7 @@ class Calibration:
 
         Runs the model where it is not known yet, for this matrix and as many after it as memory allows.
         """
-        model = ir.load(self._bundle.model_path)
+        model = read_model(self._bundle)
         matrices = [matrix for matrix in find_matrices(model.graph) if matrix.kind != "embedding"]
         names = [matrix.name for matrix in matrices]
         if name not in names:
@@ -62,7 +63,8 @@ class Calibration:
     def cache_extremes(self) -> dict[tuple[int, contract.KVPart], NDArray[np.float32]]:
         """[H, D] by layer and part: the largest magnitude of every channel of keys (rotated) and values."""
         config = self._bundle.manifest.model
-        session = open_session(self._bundle.model_path, self._threads)
+        with self._bundle.reading():
+            session = open_session(self._bundle.at(contract.MODEL_FILE), self._threads)
         names = [contract.present_name(*place) for place in _places(config.num_layers)]
         extremes = {
             place: np.zeros((config.num_heads, config.head_dim), np.float32) for place in _places(config.num_layers)
@@ -84,9 +86,9 @@ class Calibration:
         for value in inputs.values():
             value.type = ir.TensorType(ir.DataType.FLOAT)
         model.graph.outputs[:] = list(inputs.values())
-        session = open_session(
-            ir.to_proto(model).SerializeToString(), self._threads, weights_folder=self._bundle.model_path.parent
-        )
+        with self._bundle.reading():
+            graph, folder = session_source(self._bundle, model)
+            session = open_session(graph, self._threads, weights_folder=folder)
         sums: dict[str, NDArray[np.float64]] = {}
         for window in self._windows:
             for name, values in zip(inputs, session.run(list(inputs), self._feed(window)), strict=True):

@@ -149,6 +149,7 @@ def quantize_bundle(
             read = folded(read, extremes)
         writer.write_model(model, all_groups(model, rewritten), read, on_progress)
         writer.copy_from(bundle)
+        bundle.check_unchanged()
         manifest = replace(
             bundle.manifest,
             precision=options.scheme,

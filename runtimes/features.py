@@ -23,7 +23,8 @@ class FeatureExtractor:
     def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
         bundle.require_task("feature-extraction")
         self.config = bundle.manifest.model
-        self._session = open_session(bundle.model_path, threads)
+        with bundle.reading():
+            self._session = open_session(bundle.at(contract.MODEL_FILE), threads)
 
     def extract(self, token_ids: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
         """Hidden states of a batch of token sequences.

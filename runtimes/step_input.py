@@ -1,12 +1,12 @@
-"""The checks that every runtime makes before a step, so that no two can differ in what they refuse."""
+"""The checks around a step: every runtime makes the one before it, so that no two can differ in what they refuse."""
 
 from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
 
-from codegen_edge.errors import ContextLengthError, InvalidInputError
-from codegen_edge.runtimes.runtime import KVCache, TokenIds
+from codegen_edge.errors import BackendError, ContextLengthError, InvalidInputError
+from codegen_edge.runtimes.runtime import KVCache, Logits, Runtime, TokenIds
 
 
 def check_step(
@@ -46,3 +46,16 @@ def check_step(
     if total > cache.capacity:
         raise ContextLengthError(f"{total} tokens do not fit the cache's capacity of {cache.capacity}")
     return counts
+
+
+def check_logits(runtime: Runtime, logits: Logits, token_ids: TokenIds, *, all_logits: bool = False) -> Logits:
+    """`logits` themselves, as `Runtime.step` gave them for `token_ids` [B, T].
+
+    Raises:
+        BackendError: they are no [B, V], or with `all_logits` no [B, T, V]: a text made of them would mean nothing.
+    """
+    wanted = (*(token_ids.shape if all_logits else token_ids.shape[:1]), runtime.config.vocab_size)
+    found = getattr(logits, "shape", None)
+    if found != wanted:
+        raise BackendError(f"runtime {runtime.name} gave logits of shape {found}; {wanted} were asked for")
+    return logits

@@ -12,6 +12,7 @@ import numpy as np
 from codegen_edge.errors import CancelledError, NumericsError
 from codegen_edge.generation.sampling import TokenChooser
 from codegen_edge.generation.speculation.drafter import common_length
+from codegen_edge.runtimes import check_logits
 from codegen_edge.runtimes.runtime import KVCache, Runtime
 
 _CHUNK = 256  # tokens that a draft model reads in a step
@@ -76,7 +77,8 @@ class DraftModel:
             # A long text that it has not read yet comes one chunk per step, so that deadlines and cancellation hold.
             part, unread = new[:_CHUNK], new[_CHUNK:]
             started_at = time.perf_counter()
-            logits = self._runtime.step(np.array([part], np.int64), self._cache)
+            fed = np.array([part], np.int64)
+            logits = check_logits(self._runtime, self._runtime.step(fed, self._cache), fed)
             if len(part) == 1:
                 self._step_seconds.append(time.perf_counter() - started_at)
             self._cached += part

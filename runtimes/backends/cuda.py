@@ -208,7 +208,9 @@ def open_runtime(
     providers = [(CUDA_PROVIDER, settings), (PROVIDER, {})]
     if cuda_graph:
         settings["enable_cuda_graph"] = "1"
-    session = open_device_session(bundle.model_path, ort, providers, allow_cpu_nodes=allow_cpu_nodes)
+    with bundle.reading():
+        model = bundle.at(contract.MODEL_FILE)
+        session = open_device_session(model, ort, providers, allow_cpu_nodes=allow_cpu_nodes)
     dtype = cache_dtype(bundle.manifest)
     if cuda_graph:
         return CudaGraphRuntime(bundle, session, cache_dtype=dtype, device=device)

@@ -13,7 +13,7 @@ from numpy.typing import DTypeLike, NDArray
 from codegen_edge.bundle import Manifest, contract
 from codegen_edge.bundle.model_config import ModelConfig
 from codegen_edge.errors import CancelledError, InvalidInputError
-from codegen_edge.runtimes.devices import HOST, Device, DeviceArray
+from codegen_edge.runtimes.devices import HOST, Device, DeviceArray, memory_errors
 from codegen_edge.runtimes.runtime import KVCache
 
 _BFLOAT16 = 16  # onnx.TensorProto.BFLOAT16
@@ -54,7 +54,8 @@ class KVBuffers:
         options: Sequence[Any] = (),
         buffers: Mapping[tuple[int, contract.KVPart], DeviceArray] | None = None,
     ) -> None:
-        self.lengths = np.zeros(batch_size, np.int64)
+        with memory_errors((batch_size,), np.int64):
+            self.lengths = np.zeros(batch_size, np.int64)
         self.device = device
         self.options = list(options)
         self.capacity = capacity  # the most tokens a row can hold (C)

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from codegen_edge.bundle import Bundle
+from codegen_edge.bundle import Bundle, contract
 from codegen_edge.errors import RuntimeUnavailableError
 from codegen_edge.ort_session import open_session
 from codegen_edge.runtimes.backends.kv_buffers import cache_dtype
@@ -39,32 +39,37 @@ class OrtCpuRuntime(OrtRuntime):
     ) -> None:
         bundle.require_task("text-generation")
         bundle.require_graph("cpu", target="ort", compute=("fp32",))
-        folder = None if rounds_activations else bundle.model_path.parent
-        model = bundle.model_path if rounds_activations else _with_float_activations(bundle.model_path)
         if rows_meet(bundle):
             warnings.warn(
                 f"{bundle.model_path} rounds the activations of all rows of a step with one scale: what a row "
                 "generates depends on the rows beside it. Quantize the fp32 bundle again",
                 stacklevel=3,
             )
-        session = open_session(model, threads, weights=weights, weights_folder=folder)
+        with bundle.reading():
+            if rounds_activations:
+                session = open_session(bundle.at(contract.MODEL_FILE), threads, weights=weights)
+            else:
+                graph, folder = _with_float_activations(bundle)
+                session = open_session(graph, threads, weights=weights, weights_folder=folder)
         super().__init__("cpu", bundle, session, cache_dtype=cache_dtype(bundle.manifest))
 
 
 def rows_meet(bundle: Bundle) -> bool:
     """Whether the graph takes one activation scale for all rows of a step; later versions write no such one."""
-    return bundle.manifest.precision == "int8-dynamic" and _ONE_SCALE in bundle.model_path.read_bytes()
+    return bundle.manifest.precision == "int8-dynamic" and _ONE_SCALE in bundle.read(contract.MODEL_FILE)
 
 
-def _with_float_activations(path: Path) -> bytes:
-    """The graph with every MatMulNBits at accuracy_level 1, which leaves its activations in float32."""
+def _with_float_activations(bundle: Bundle) -> tuple[bytes, Path]:
+    """The graph with every MatMulNBits at accuracy_level 1, which leaves its activations in float32; and its folder."""
     import onnx_ir as ir
 
-    model = ir.load(path)
+    from codegen_edge.bundle.graph_file import read_model, session_source
+
+    model = read_model(bundle)
     for node in model.graph:
         if node.op_type == "MatMulNBits":
             node.attributes["accuracy_level"] = ir.AttrInt64("accuracy_level", _FLOAT_ACTIVATIONS)
-    return bytes(ir.to_proto(model).SerializeToString())
+    return session_source(bundle, model)
 
 
 def open_runtime(bundle: Bundle, *, threads: int | None = None, exact_steps: bool = False) -> OrtRuntime:

@@ -17,7 +17,6 @@ loaded; the bundle stays as it is.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -25,7 +24,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from codegen_edge.bundle import Bundle, contract
-from codegen_edge.errors import BackendError, BundleError, RuntimeUnavailableError
+from codegen_edge.bundle.graph_file import graph_of_an_export, read_model, session_source
+from codegen_edge.errors import BackendError, BundleError, IntegrityError, RuntimeUnavailableError
 from codegen_edge.ort_session import open_session
 from codegen_edge.runtimes.backends.kv_buffers import KVBuffers, bind_host, cache_dtype, check_cache_size
 from codegen_edge.runtimes.backends.ort import OrtRuntime, run_bound, run_options
@@ -64,8 +64,15 @@ class ExactOrtRuntime(OrtRuntime):
     def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
         bundle.require_task("text-generation")
         bundle.require_graph("cpu", target="ort", compute=("fp32",))
+        model = read_model(bundle)
+        with graph_of_an_export(bundle):
+            _put_side_by_side(model)
         try:
-            session = open_session(_exact_graph(bundle.model_path), threads, weights_folder=bundle.model_path.parent)
+            with bundle.reading():
+                graph, folder = session_source(bundle, model)
+                session = open_session(graph, threads, weights_folder=folder)
+        except IntegrityError:
+            raise
         except BundleError as exc:
             raise RuntimeUnavailableError(
                 f"exact steps need GroupQueryAttention with {_QUERY_LENGTHS}, onnxruntime 1.32 or newer: {exc}"
@@ -171,9 +178,8 @@ def step_noise(runtime: Runtime) -> float:
     return largest
 
 
-def _exact_graph(path: Path) -> bytes:
-    """The graph over tokens side by side, [N], with attention over the rows that they form."""
-    model = ir.load(path)
+def _put_side_by_side(model: ir.Model) -> None:
+    """Change the graph to one over tokens side by side, [N], with attention over the rows that they form."""
     graph = model.graph
     for node in graph:  # of [B, T, …] before; ONNX Runtime finds the new ones
         for value in node.outputs:
@@ -203,7 +209,6 @@ def _exact_graph(path: Path) -> bytes:
         graph.insert_before(node, by_row)
         graph.insert_after(node, by_token)
     _pick_logits(graph)
-    return bytes(ir.to_proto(model).SerializeToString())
 
 
 def _pick_logits(graph: ir.Graph) -> None:

@@ -35,7 +35,8 @@ class StaticCpuRuntime(StaticRuntime):
         bundle.require_task("text-generation")
         bundle.require_graph(self.name, target="tensorrt", compute=("fp32",))
         self.config = bundle.manifest.model
-        self._session = open_session(bundle.model_path, threads)
+        with bundle.reading():
+            self._session = open_session(bundle.at(contract.MODEL_FILE), threads)
         self._check_graph(bundle)
 
     def _check_graph(self, bundle: Bundle) -> None:

@@ -244,10 +244,7 @@ def read_engine(bundle: Bundle, phase: Phase) -> bytes:
     An engine is code: this is asked of every load, however the bundle was opened.
     """
     path = bundle.engine_path(phase)
-    try:
-        content = path.read_bytes()
-    except OSError as exc:
-        raise IntegrityError(f"{path} cannot be read: {exc.strerror}") from exc
+    content = bundle.read(ENGINE_FILES[phase])
     if hashlib.sha256(content).hexdigest() != bundle.manifest.files[ENGINE_FILES[phase]].sha256:
         raise IntegrityError(f"{path} was altered: it is not loaded; build it again", hint=REBUILD)
     return content

@@ -11,8 +11,9 @@ _TOOLS = ("codegen-edge", "onnx-ir", "numpy")
 
 
 def copy_clients(bundle: Bundle, writer: BundleWriter) -> None:
-    """Copy tokenizer, configs and reports."""
+    """Copy tokenizer, configs and reports; raise IntegrityError where the bundle is not the same any more."""
     writer.copy_from(bundle, leave_out=_LEFT_OUT)
+    bundle.check_unchanged()
 
 
 def tool_versions(bundle: Bundle) -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import product
@@ -10,8 +9,10 @@ from pathlib import Path
 from typing import Protocol
 
 from codegen_edge.bundle import ENGINE_FILES, Bundle, Engines, Phase, contract, open_bundle
+from codegen_edge.bundle.graph_file import graph_of_an_export
+from codegen_edge.bundle.leftovers import working_folder
 from codegen_edge.bundle.model_config import ModelConfig
-from codegen_edge.bundle.storage import storage_errors
+from codegen_edge.bundle.storage import resolved, storage_errors
 from codegen_edge.bundle.weights import load_graph, write_graph, write_weights
 from codegen_edge.bundle.writer import write_bundle
 from codegen_edge.errors import BundleError, InvalidInputError
@@ -96,13 +97,14 @@ def build_engines(
     engines = _plan(bundle, builder, options)
     with (
         write_bundle(out, overwrite=overwrite) as writer,
-        tempfile.TemporaryDirectory(prefix=".codegen-edge-build-", dir=Path(out).absolute().parent) as work,
+        working_folder(resolved(Path(out)).parent, "build") as folder,
     ):
-        folder = Path(work)
         model, read = load_graph(bundle)
         with storage_errors(folder):
             (folder / contract.MODEL_FILE).parent.mkdir()
-        write_weights(set_compute_dtype(model, options.compute), read, folder)
+        with graph_of_an_export(bundle):
+            groups = set_compute_dtype(model, options.compute)
+        write_weights(groups, read, folder)
         steps: dict[Phase, int] = {"prefill": engines.chunk, "decode": 1}
         symbolic = [value.shape for value in (*model.graph.inputs, *model.graph.outputs)]
         for phase, num_new in steps.items():

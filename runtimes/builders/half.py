@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from codegen_edge.bundle import Bundle, contract, open_bundle
+from codegen_edge.bundle.graph_file import graph_of_an_export
 from codegen_edge.bundle.weights import Progress, load_graph
 from codegen_edge.bundle.writer import write_bundle
 from codegen_edge.errors import BundleError, InvalidInputError
@@ -45,7 +46,9 @@ def build_half(
         raise BundleError(f"{bundle.path} has an {bundle.manifest.kv_cache} KV cache, which only runtime cpu computes")
     with write_bundle(out, overwrite=overwrite) as writer:
         model, read = load_graph(bundle)
-        writer.write_model(model, set_compute_dtype(model, compute), read, on_progress)
+        with graph_of_an_export(bundle):
+            groups = set_compute_dtype(model, compute)
+        writer.write_model(model, groups, read, on_progress)
         copy_clients(bundle, writer)
         writer.staged(
             replace(

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
+
+from codegen_edge.errors import BackendError
 
 Shape4 = tuple[int, int, int, int]
 
@@ -78,6 +83,18 @@ class Device(Protocol):
         """Free the memory of arrays that are gone, where that waits for a call."""
 
 
+@contextmanager
+def memory_errors(shape: tuple[int, ...], dtype: DTypeLike) -> Iterator[None]:
+    """Map what numpy raises where the host's memory does not hold an array to BackendError."""
+    try:
+        yield
+    except (MemoryError, ValueError) as exc:  # ValueError: more bytes than there are addresses
+        size_gb = math.prod(shape) * np.dtype(dtype).itemsize / 1e9
+        raise BackendError(
+            f"no memory for an array of {size_gb:.3g} GB, {list(shape)}: take fewer rows or a shorter context"
+        ) from exc
+
+
 class HostArray:
     """A DeviceArray in the process's own memory."""
 
@@ -109,7 +126,9 @@ class HostArray:
 
     def take(self, row: int, first: int, stop: int) -> HostArray:
         """A copy of a row's tokens."""
-        return HostArray(self.values[row : row + 1, :, first:stop].copy())
+        taken = self.values[row : row + 1, :, first:stop]
+        with memory_errors(taken.shape, taken.dtype):
+            return HostArray(taken.copy())
 
     def put(self, row: int, first: int, tokens: DeviceArray) -> None:
         """Write what `take` gave."""
@@ -123,7 +142,8 @@ class HostArray:
 
     def read(self) -> NDArray[Any]:
         """A copy."""
-        return self.values.copy()
+        with memory_errors(self.values.shape, self.dtype):
+            return self.values.copy()
 
     def write(self, values: NDArray[Any]) -> None:
         """Overwrite all of it."""
@@ -137,8 +157,9 @@ class HostDevice:
     index = 0
 
     def zeros(self, shape: Shape4, dtype: DTypeLike) -> HostArray:
-        """A new array of zeros."""
-        return HostArray(np.zeros(shape, dtype))
+        """A new array of zeros; raise BackendError where the memory does not suffice."""
+        with memory_errors(shape, dtype):
+            return HostArray(np.zeros(shape, dtype))
 
     def touch(self, array: DeviceArray) -> None:
         """Write to every page."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from functools import cache, cached_property
+from functools import cached_property
 from pathlib import Path
 
 from tokenizers import Tokenizer as BackendTokenizer
 
 from codegen_edge.errors import BundleError, InvalidInputError
+from codegen_edge.tokenizer_form import byte_of_symbol, check_form, check_ids, read_bounded
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -24,18 +25,22 @@ class Tokenizer:
 
     def __init__(self, path: str | Path) -> None:
         try:
-            self._backend = BackendTokenizer.from_file(str(path))
+            content = read_bounded(Path(path))
+            vocabulary = check_form(content)
+            self._backend = BackendTokenizer.from_buffer(content)
+            added = {token_id: token.content for token_id, token in self._backend.get_added_tokens_decoder().items()}
+            size = self._backend.get_vocab_size(with_added_tokens=True)
+            check_ids(vocabulary, {text: token_id for token_id, text in added.items()}, size)
         # The library raises bare Exception for every malformed file.
         except Exception as exc:
-            raise BundleError(f"{path} is no tokenizer: {exc}") from exc
+            raise BundleError(f"{path} is no tokenizer of CodeGen's form: {exc}") from exc
         # Some checkpoints store these for training; they would shorten or pad prompts without a word.
         self._backend.no_truncation()
         self._backend.no_padding()
-        # Once: the library builds the whole vocabulary anew for every question (50 ms at CodeGen's 50,257 ids).
-        vocabulary = self._backend.get_vocab(with_added_tokens=True)
-        self._vocab_size = max(vocabulary.values(), default=-1) + 1
-        self._longest_token = max(map(len, vocabulary), default=1)  # one symbol per byte
-        self._added = {token_id: token.content for token_id, token in self._backend.get_added_tokens_decoder().items()}
+        # Not asked of the library, which builds the whole vocabulary anew for every question (50 ms at 50,257 ids).
+        self._vocab_size = len(vocabulary)
+        self._longest_token = max(map(len, vocabulary))  # one symbol per byte
+        self._added: dict[int, str] = added
 
     @property
     def vocab_size(self) -> int:
@@ -59,6 +64,11 @@ class Tokenizer:
         """Bytes of the longest token; no token stands for more characters than that."""
         return self._longest_token
 
+    @property
+    def added_texts(self) -> tuple[str, ...]:
+        """Texts of the added tokens; they are found before anything else is."""
+        return tuple(self._added.values())
+
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`; raise InvalidInputError when it is not valid Unicode."""
         try:
@@ -79,7 +89,7 @@ class Tokenizer:
         token = self._backend.id_to_token(token_id) if token_id >= 0 else None
         if token is None:
             raise InvalidInputError(f"the tokenizer has no id {token_id}")
-        byte_of = _byte_of_symbol()
+        byte_of = byte_of_symbol()
         if not all(symbol in byte_of for symbol in token):
             return token.encode()  # no byte-level token; the library takes it literally, too
         return bytes(byte_of[symbol] for symbol in token)
@@ -87,13 +97,3 @@ class Tokenizer:
     def decode(self, token_ids: Sequence[int]) -> str:
         """Text of `token_ids`; bytes that are not UTF-8 become U+FFFD. Spaces are never cleaned up."""
         return b"".join(map(self.token_bytes, token_ids)).decode("utf-8", errors="replace")
-
-
-@cache
-def _byte_of_symbol() -> dict[str, int]:
-    """Byte-level BPE's alphabet: printable bytes stand for themselves, the rest follow from U+0100 (GPT-2)."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(0x100) if byte not in set(printable)]
-    table = {chr(byte): byte for byte in printable}
-    table.update({chr(0x100 + index): byte for index, byte in enumerate(others)})
-    return table

@@ -20,7 +20,7 @@ def alter(bundle: Bundle, change: Callable[[Any], None]) -> Bundle:
     model = onnx.load(bundle.model_path, load_external_data=False)
     change(model.graph)
     bundle.model_path.write_bytes(model.SerializeToString())
-    return bundle
+    return Bundle(bundle.path, bundle.manifest)  # read by path: a bundle that was opened notices the change
 
 
 def attention_nodes(graph: Any) -> list[Any]:

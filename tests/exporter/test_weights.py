@@ -94,6 +94,9 @@ def test_pickle_is_never_loaded_without_restriction(tmp_path: Path, monkeypatch:
     torch.save({"b": Hostile(tmp_path / "marker")}, tmp_path / "pytorch_model.bin")
     with pytest.raises(UnsafeCheckpointError):
         open_weights(tmp_path)
+    assert not calls
+    write(tmp_path, "bin")
+    open_weights(tmp_path)
     assert calls == [(True, True)]
 
 
@@ -161,6 +164,12 @@ def test_whole_file_goes_before_a_stale_index(tmp_path: Path) -> None:
     write(tmp_path, "safetensors")
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "old.safetensors"}}))
     assert open_weights(tmp_path).files == (tmp_path / "model.safetensors",)
+
+
+def test_state_dict_of_a_module_is_read_with_its_metadata(tmp_path: Path) -> None:
+    module = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.BatchNorm1d(3)).bfloat16()
+    torch.save(module.state_dict(), tmp_path / "pytorch_model.bin")
+    assert open_weights(tmp_path).tensors.keys() == module.state_dict().keys()
 
 
 def test_parameters_are_read_as_plain_tensors(tmp_path: Path) -> None:

@@ -237,7 +237,7 @@ def test_graph_of_an_earlier_version_warns_that_rows_meet(bundle_copy: Bundle) -
     model = onnx.load(str(path), load_external_data=False)
     model.doc_string = "DynamicQuantizeMatMul"
     path.write_bytes(model.SerializeToString())
-    opened = replace(bundle_copy, manifest=replace(bundle_copy.manifest, precision="int8-dynamic"))
+    opened = Bundle(bundle_copy.path, replace(bundle_copy.manifest, precision="int8-dynamic"))
     with pytest.warns(UserWarning, match="depends on the rows beside it. Quantize the fp32 bundle again"):
         open_runtime("cpu", opened).close()
 

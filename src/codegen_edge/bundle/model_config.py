@@ -17,20 +17,21 @@ _LIMITS = {"context_length": 2**20, "num_layers": 2**12}
 _MAX_JSON_BYTES = 16 * 1024 * 1024  # the hub's largest (tokenizer_config, index) stay far below
 
 
-def read_json_object(path: Path, error: type[Exception]) -> dict[str, Any]:
-    """Read a JSON object from `path`, or raise `error` with one line that names the file."""
+def read_json_object(path: Path, error: type[Exception], *, shown: Path | None = None) -> dict[str, Any]:
+    """Read a JSON object from `path`, or raise `error` with one line that names the file, as `shown` where given."""
+    shown = shown or path
     try:
         if not path.is_file():  # a pipe or a device would block
-            raise error(f"{path} is {'no file' if path.exists() else 'missing'}")
+            raise error(f"{shown} is {'no file' if path.exists() else 'missing'}")
         with path.open("rb") as file:
             content = file.read(_MAX_JSON_BYTES + 1)
         if len(content) > _MAX_JSON_BYTES:
-            raise error(f"{path} has more than the {_MAX_JSON_BYTES} bytes that were expected of it")
+            raise error(f"{shown} has more than the {_MAX_JSON_BYTES} bytes that were expected of it")
         value = json.loads(content.decode("utf-8"))
     except (OSError, ValueError, RecursionError) as exc:
-        raise error(f"{path} cannot be read as JSON: {exc}") from exc
+        raise error(f"{shown} cannot be read as JSON: {exc}") from exc
     if not isinstance(value, dict):
-        raise error(f"{path} must hold a JSON object, got {type(value).__name__}")
+        raise error(f"{shown} must hold a JSON object, got {type(value).__name__}")
     return value
 
 

@@ -3,31 +3,99 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import asdict, dataclass
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal, get_args
 
 from codegen_edge.bundle import contract
+from codegen_edge.bundle.graph_check import MOST_GRAPH_BYTES, check_graph
+from codegen_edge.bundle.held import HeldFolder, open_regular
 from codegen_edge.bundle.manifest import ENGINE_FILES, FORMAT_VERSION, TOKENIZER_FILE, FileRecord, Manifest, Phase
 from codegen_edge.bundle.model_config import read_json_object
-from codegen_edge.bundle.storage import MANIFEST_FILE, replace_file, sha256_of
+from codegen_edge.bundle.storage import MANIFEST_FILE, replace_file
 from codegen_edge.errors import BundleError, IntegrityError, InvalidInputError
 
 Check = Literal["full", "size"]
 CHECKS: tuple[Check, ...] = get_args(Check)
 
+_MOST_TRIES = 10  # of an open while writers replace the folder
+_CHUNK_BYTES = 4 * 1024 * 1024  # large enough to keep sha256 busy, small enough to stay in cache
+
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """An opened bundle; its files have been checked against its manifest."""
+    """An opened bundle; its files have been checked against its manifest.
+
+    Whoever reads a file of it opens `at(name)` within `reading()`: that is the folder that was checked, whatever lies
+    at `path` by then. `path` and what is made of it are for people and other programs.
+
+    Attributes:
+        path: as it was given.
+        manifest: what `bundle.json` holds.
+        held: the folder that was checked; None for a bundle that is being written, which is read by path.
+    """
 
     path: Path
     manifest: Manifest
+    held: HeldFolder | None = field(default=None, repr=False, compare=False)
 
     @property
     def model_path(self) -> Path:
         """The ONNX graph."""
         return self.path / contract.MODEL_FILE
+
+    def at(self, name: str) -> Path:
+        """Where a file is opened; `name` is its path in the bundle."""
+        return (self.path if self.held is None else self.held.root) / name
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Read files of the bundle in the `with` block; at its end they must be those that were checked.
+
+        Raises:
+            IntegrityError: the bundle was replaced, or a file was changed, since it was opened.
+        """
+        try:
+            yield
+        except (BundleError, OSError) as exc:
+            if self.is_moved:
+                raise self._replaced() from exc
+            if isinstance(exc, OSError):
+                raise IntegrityError(f"{self.path} cannot be read: {exc.strerror or exc}") from exc
+            if self.held is not None and str(self.held.root) in str(exc):
+                message = str(exc).replace(str(self.held.root), str(self.path))
+                raise type(exc)(message, hint=exc.hint) from exc
+            raise
+        self.check_unchanged()
+
+    def check_unchanged(self) -> None:
+        """Raise IntegrityError where a file is not the one any more that was checked."""
+        changed = None if self.held is None else self.held.changed_file()
+        if changed is not None:
+            if self.is_replaced:
+                raise self._replaced()
+            raise IntegrityError(f"{self.path / changed} was changed while it was read; open the bundle again")
+
+    def read(self, name: str) -> bytes:
+        """The bytes of one of its small files; raise IntegrityError where they are not what was checked."""
+        with self.reading():
+            return self.at(name).read_bytes()
+
+    @property
+    def is_replaced(self) -> bool:
+        """Whether another bundle, or none, lies at `path` since it was opened."""
+        return self.held is not None and self.held.is_replaced
+
+    @property
+    def is_moved(self) -> bool:
+        """Whether the folder was replaced, or renamed for a moment, since it was opened: opening it anew may help."""
+        return self.held is not None and self.held.is_moved
+
+    def _replaced(self) -> IntegrityError:
+        return IntegrityError(f"{self.path} was replaced while it was read; open it again")
 
     def engine_path(self, phase: Phase) -> Path:
         """The engine of prefill chunks or of decode steps."""
@@ -86,13 +154,15 @@ class Bundle:
         Raises:
             BundleError: the bundle was replaced since it was opened.
         """
-        now = Manifest.from_dict(read_json_object(self.path / MANIFEST_FILE, BundleError))
-        if now.files != self.manifest.files:
+        path = self.path / MANIFEST_FILE
+        now = Manifest.from_dict(read_json_object(self.at(MANIFEST_FILE), BundleError, shown=path))
+        if now.files != self.manifest.files or self.is_replaced:
             raise BundleError(f"{self.path} was replaced meanwhile; the verdict is of the old bundle: verify again")
         fields = asdict(now)
         fields["parity"] = verdict
         manifest = Manifest.from_dict({"format_version": FORMAT_VERSION, **fields})
-        replace_file(self.path / MANIFEST_FILE, manifest.to_json())
+        # Into the folder that was verified: another one that takes its place now keeps its own verdict.
+        replace_file(self.at(MANIFEST_FILE), manifest.to_json(), shown=path)
 
 
 def open_bundle(path: str | Path, *, check: Check = "full") -> Bundle:
@@ -110,23 +180,64 @@ def open_bundle(path: str | Path, *, check: Check = "full") -> Bundle:
     if check not in CHECKS:
         raise InvalidInputError(f"check must be one of {', '.join(CHECKS)}, got {check!r}")
     folder = Path(path)
-    if not folder.is_dir():
-        raise BundleError(
-            f"{folder} is not a folder; export a checkpoint to it first",
-            hint=f"codegen-edge export CHECKPOINT {folder}",
-        )
-    if not (folder / MANIFEST_FILE).is_file():
+    for left in reversed(range(_MOST_TRIES)):
+        if not folder.is_dir():
+            raise BundleError(
+                f"{folder} is not a folder; export a checkpoint to it first",
+                hint=f"codegen-edge export CHECKPOINT {folder}",
+            )
+        try:
+            held = HeldFolder(folder)
+            return _open_held(folder, held, check)
+        except BundleError:
+            # A writer put another bundle there and removes this one: the new one is what is wanted.
+            if not left or not held.is_moved:
+                raise
+        except OSError as exc:
+            raise BundleError(f"{folder} cannot be read: {exc.strerror or exc}") from exc
+    raise AssertionError("the last try returns or raises")
+
+
+def _open_held(folder: Path, held: HeldFolder, check: Check) -> Bundle:
+    manifest_path = folder / MANIFEST_FILE
+    if not held.at(MANIFEST_FILE).is_file():
         raise BundleError(f"{folder} is no bundle: it has no {MANIFEST_FILE}")
-    manifest = Manifest.from_dict(read_json_object(folder / MANIFEST_FILE, BundleError))
-    for name in _vital_files(manifest):
+    manifest = Manifest.from_dict(read_json_object(held.at(MANIFEST_FILE), BundleError, shown=manifest_path))
+    vital = _vital_files(manifest)
+    for name in vital:
         if name not in manifest.files:
-            raise BundleError(f"{folder / MANIFEST_FILE} does not list {name}; export the checkpoint again")
+            raise BundleError(f"{manifest_path} does not list {name}; export the checkpoint again")
     for name, record in manifest.files.items():
-        _check_file(folder, name, record, check)
-    for file in sorted((folder / _vital_files(manifest)[0]).parent.iterdir()):
-        if file.relative_to(folder).as_posix() not in manifest.files:
-            raise IntegrityError(f"{file} is no part of the bundle that was exported; remove it")
-    return Bundle(folder, manifest)
+        _check_file(held, name, record, check)
+    vital_folder = PurePosixPath(vital[0]).parent.as_posix()
+    for file in sorted(os.listdir(held.at(vital_folder))):
+        if f"{vital_folder}/{file}" not in manifest.files:
+            raise IntegrityError(
+                f"{folder / vital_folder / file} is no part of the bundle that was exported; remove it"
+            )
+    bundle = Bundle(folder, manifest, held)
+    if manifest.engines is None:
+        read_graph(bundle)
+    bundle.check_unchanged()
+    return bundle
+
+
+def read_graph(bundle: Bundle) -> bytes:
+    """The graph's bytes, which passed the gate: no reader of graphs gets others.
+
+    Raises:
+        BundleError: the graph is corrupt, or a tensor of it lies where none may lie.
+        IntegrityError: its file is missing or was changed.
+    """
+    with bundle.reading():
+        descriptor = open_regular(bundle.at(contract.MODEL_FILE))
+        with os.fdopen(descriptor, "rb") as file:
+            content = file.read(MOST_GRAPH_BYTES + 1)
+        if len(content) > MOST_GRAPH_BYTES:
+            raise BundleError(f"{bundle.model_path} has more than the {MOST_GRAPH_BYTES} bytes of any graph of ours")
+        data_bytes = bundle.at(contract.WEIGHTS_FILE).stat().st_size
+        check_graph(content, data_bytes, bundle.model_path, bundle.manifest)
+    return content
 
 
 def _vital_files(manifest: Manifest) -> tuple[str, ...]:
@@ -135,17 +246,27 @@ def _vital_files(manifest: Manifest) -> tuple[str, ...]:
     return contract.MODEL_FILE, contract.WEIGHTS_FILE, TOKENIZER_FILE
 
 
-def _check_file(folder: Path, name: str, record: FileRecord, check: Check) -> None:
+def _check_file(held: HeldFolder, name: str, record: FileRecord, check: Check) -> None:
+    """Compare a file with its record, and remember which file it was: what is loaded later must be the same one."""
     pure = PurePosixPath(name)
     if pure.is_absolute() or ".." in pure.parts or "\\" in name or not name.isprintable():
-        raise IntegrityError(f"{folder / MANIFEST_FILE} lists a path outside the bundle: {name!r}")
-    path = folder / name
-    if not path.is_file():
+        raise IntegrityError(f"{held.path / MANIFEST_FILE} lists a path outside the bundle: {name!r}")
+    path = held.path / name
+    if not held.at(name).is_file():
         raise IntegrityError(f"{path} is missing; export the checkpoint again")
-    size_bytes = path.stat().st_size
-    if size_bytes != record.size_bytes:
-        raise IntegrityError(
-            f"{path} has {size_bytes} bytes, {record.size_bytes} were exported: it was truncated or altered"
-        )
-    if check == "full" and sha256_of(path) != record.sha256:
-        raise IntegrityError(f"{path} was altered: its sha256 is not the one in {MANIFEST_FILE}")
+    try:
+        with os.fdopen(open_regular(held.at(name)), "rb") as file:
+            status = os.fstat(file.fileno())
+            if status.st_size != record.size_bytes:
+                raise IntegrityError(
+                    f"{path} has {status.st_size} bytes, {record.size_bytes} were exported: it was truncated or altered"
+                )
+            if check == "full":
+                digest = hashlib.sha256()
+                while chunk := file.read(_CHUNK_BYTES):
+                    digest.update(chunk)
+                if digest.hexdigest() != record.sha256:
+                    raise IntegrityError(f"{path} was altered: its sha256 is not the one in {MANIFEST_FILE}")
+    except OSError as exc:
+        raise IntegrityError(f"{path} cannot be read: {exc.strerror or exc}") from exc
+    held.record(name, status)

@@ -6,21 +6,26 @@ import contextlib
 import ctypes
 import errno
 import hashlib
-import json
 import os
 import re
-import secrets
 import shutil
+import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+from codegen_edge.bundle.leftovers import (
+    is_unfinished_file,
+    lock,
+    locked,
+    new_file,
+    new_stage,
+    sweep_files,
+    sweep_stages,
+    sweep_work,
+)
+from codegen_edge.bundle.model_config import read_json_object
 from codegen_edge.errors import InvalidInputError, StorageError
-
-try:
-    import fcntl
-except ImportError:  # Windows: no such locks; what a process that died left is then not cleaned up
-    fcntl = None  # type: ignore[assignment]
 
 MANIFEST_FILE = "bundle.json"
 
@@ -59,25 +64,41 @@ def staged_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
         InvalidInputError: `target` exists and `overwrite` is false, or it is no folder, or has no parent folder.
         StorageError: the folder could not be made or put in place.
     """
-    target = Path(os.path.abspath(target))
+    target = resolved(target)
+    _check_is_no_mount(target)
     if target.parent.is_dir():
-        with storage_errors(target), _locked(target.parent):
-            _remove_abandoned(target)
+        with storage_errors(target), locked(target.parent):
+            sweep_stages(target)
+            sweep_work(target.parent)
+            if target.is_dir():
+                sweep_files(target / MANIFEST_FILE)
     check_target(target, overwrite=overwrite)
-    stage = target.parent / f".{target.name}.tmp-{secrets.token_hex(8)}"
+    stage = new_stage(target)
     with contextlib.ExitStack() as stack:
-        with storage_errors(target), _locked(target.parent):
+        with storage_errors(target), locked(target.parent):
             stage.mkdir()
-            stack.enter_context(_locked(stage))  # for as long as this process works on it
+            stack.enter_context(locked(stage))  # for as long as this process works on it
+            fresh_mode = stat.S_IMODE(stage.stat().st_mode)  # as the umask has it
+            stage.chmod(0o700)  # nobody else reads what is not put in place yet
         try:
             yield stage
-            with storage_errors(target), _locked(target.parent):
-                _sync_tree(stage)
+            with storage_errors(target), locked(target.parent):
                 check_target(target, overwrite=overwrite)  # another process may have made it meanwhile
+                _keep_modes(stage, target, fresh_mode)
+                _sync_tree(stage)
                 _put_in_place(stage, target)
                 _sync(target.parent)
         finally:
             shutil.rmtree(stage, ignore_errors=True)
+
+
+def resolved(target: Path) -> Path:
+    """An absolute path that names what the system means by `target`: `link/..` is the parent of what `link` names."""
+    if ".." not in target.parts:
+        return Path(os.path.abspath(target))
+    if target.name == "..":
+        return Path(os.path.realpath(target))
+    return Path(os.path.realpath(target.parent)) / target.name
 
 
 @contextlib.contextmanager
@@ -91,12 +112,29 @@ def storage_errors(target: Path) -> Iterator[None]:
         raise StorageError(f"cannot write {target}: {exc.strerror or exc}; the old state is intact") from exc
 
 
-def replace_file(path: Path, data: bytes) -> None:
-    """Replace a file's content in one step; after a crash the old or the new content is there."""
-    stage = path.parent / f".{path.name}.tmp-{os.getpid()}-{secrets.token_hex(4)}"
-    with storage_errors(path):
+def replace_file(path: Path, data: bytes, *, shown: Path | None = None) -> None:
+    """Replace a file's content in one step; after a crash the old or the new content is there.
+
+    Args:
+        path: the file. One that is there keeps its mode; a new one has what the umask gives.
+        data: its new content.
+        shown: what messages call it.
+
+    Raises:
+        InvalidInputError: there is something that is no regular file.
+        StorageError: the file cannot be written.
+    """
+    shown = shown or path
+    if path.exists() and not path.is_file():
+        raise InvalidInputError(f"{shown} is no regular file; give another one")
+    stage = new_file(path)
+    with storage_errors(shown):
         try:
-            with stage.open("wb") as file:
+            sweep_files(path)
+            with stage.open("xb") as file:
+                lock(file.fileno())
+                if path.exists():
+                    stage.chmod(stat.S_IMODE(path.stat().st_mode))
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -108,27 +146,48 @@ def replace_file(path: Path, data: bytes) -> None:
 
 def check_target(target: Path, *, overwrite: bool) -> None:
     """Raise InvalidInputError when `staged_folder` would refuse `target`."""
-    target = Path(os.path.abspath(target))
+    target = resolved(target)
     if not target.parent.is_dir():
         raise InvalidInputError(f"{target.parent} is not a folder; make it first")
     if target.is_symlink() or (target.exists() and not target.is_dir()):
         raise InvalidInputError(f"{target} exists and is not a folder")
     if not target.exists():
         return
+    _check_is_no_mount(target)
     if not overwrite:
         raise InvalidInputError(f"{target} exists; give another folder, or allow to overwrite it", hint="--overwrite")
     if any(target.iterdir()):
         _check_is_bundle(target)
 
 
+def _check_is_no_mount(target: Path) -> None:
+    if target == target.parent or os.path.ismount(target) or str(target) in _mount_points():
+        raise InvalidInputError(f"{target} is a mount point, which no folder can take the place of; give one in it")
+
+
+def _mount_points() -> set[str]:
+    """As Linux lists them: another part of the same disk that is mounted there looks like any folder otherwise."""
+    try:
+        lines = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
+    except OSError:
+        return set()
+    # proc_pid_mountinfo(5): the fifth field, with blanks as \040
+    fields = (line.split(" ") for line in lines)
+    return {re.sub(r"\\([0-7]{3})", lambda code: chr(int(code[1], 8)), field[4]) for field in fields if len(field) > 4}
+
+
 def _check_is_bundle(folder: Path) -> None:
     """Refuse to replace what is no bundle, or a bundle with somebody's own files in it."""
     try:
-        listed = {*json.loads((folder / MANIFEST_FILE).read_bytes())["files"], MANIFEST_FILE}
-    except (OSError, ValueError, KeyError, TypeError) as exc:
+        listed = {*read_json_object(folder / MANIFEST_FILE, ValueError)["files"], MANIFEST_FILE}
+    except (ValueError, KeyError, TypeError) as exc:
         raise InvalidInputError(f"{folder} exists and is no bundle; it will not be replaced") from exc
     own = [
-        name for path in folder.rglob("*") if path.is_file() and (name := str(path.relative_to(folder))) not in listed
+        name
+        for path in folder.rglob("*")
+        if (name := str(path.relative_to(folder))) not in listed
+        and not path.is_dir()
+        and not (path.parent == folder and is_unfinished_file(path, MANIFEST_FILE))  # what a killed verify left
     ]
     if own:
         raise InvalidInputError(f"{folder} holds {own[0]}, which is no part of the bundle; move it before replacing")
@@ -165,46 +224,13 @@ def _exchange(first: Path, second: Path) -> bool:
     raise OSError(code, os.strerror(code), str(second))
 
 
-def _remove_abandoned(target: Path) -> None:
-    """Remove what a process that died left behind; put an old folder back if it died between two renames."""
-    pattern = re.compile(re.escape(f".{target.name}.tmp-") + r"[0-9a-f]{16}(-old)?")
-    for path in sorted(target.parent.iterdir(), reverse=True):
-        match = pattern.fullmatch(path.name)
-        if match is None or not _is_abandoned(path):
-            continue
-        if match[1] and not target.exists():
-            path.rename(target)
-        else:
-            shutil.rmtree(path, ignore_errors=True)
-
-
-def _is_abandoned(stage: Path) -> bool:
-    """Whether no process holds the folder's lock; a lock ends with its process, in whichever container that ran."""
-    if fcntl is None:
-        return False
-    descriptor = os.open(stage, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    else:
-        return True
-    finally:
-        os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold an advisory lock on a folder, where the system has such locks."""
-    if fcntl is None:
-        yield
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
+def _keep_modes(stage: Path, target: Path, fresh_mode: int) -> None:
+    """Give the new folder, and everything in it that takes the place of something, the mode of that."""
+    for path in stage.rglob("*"):
+        old = target / path.relative_to(stage)
+        if old.exists() and old.is_dir() == path.is_dir():
+            path.chmod(stat.S_IMODE(old.stat().st_mode))
+    stage.chmod(stat.S_IMODE(target.stat().st_mode) if target.exists() else fresh_mode)
 
 
 def _sync_tree(folder: Path) -> None:

@@ -15,6 +15,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from codegen_edge.bundle import Bundle, FileRecord, contract
+from codegen_edge.bundle.graph_file import read_model
 from codegen_edge.bundle.storage import require_free_space, storage_errors
 from codegen_edge.errors import NumericsError
 
@@ -63,8 +64,11 @@ def load_graph(bundle: Bundle) -> tuple[ir.Model, ReadWeight]:
     """A bundle's graph, and how its initializers are read: mapped, one at a time, in the dtype that they are stored in.
 
     Reading raises NumericsError where a float initializer holds NaN or infinity.
+
+    Raises:
+        BundleError: the graph is corrupt, or a tensor of it lies where none may lie; as `read_model`.
     """
-    model = ir.load(bundle.model_path)
+    model = read_model(bundle)
     stored = {value.name: value.const_value for value in model.graph.initializers.values()}
 
     def read(name: str) -> Weight:

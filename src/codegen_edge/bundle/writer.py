@@ -64,9 +64,7 @@ class BundleWriter:
         """Copy another bundle's files but its graph and weights: tokenizer, configs, reports."""
         for name in bundle.manifest.files:
             if name not in GRAPH_FILES and name not in leave_out:
-                with storage_errors(self._target):
-                    content = (bundle.path / name).read_bytes()
-                self.add(name, content)
+                self.add(name, bundle.read(name))
 
     def staged(self, manifest: Manifest) -> Bundle:
         """The bundle as it stands, so that it can be compared with its reference before it appears.

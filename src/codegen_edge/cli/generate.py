@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,6 +65,7 @@ def generate(
         suffix_stops(suffix)
     is_streaming = stream and not as_json and settings.num_beams == 1 and settings.n == 1
     with (
+        _memory_errors(),
         load_model(bundle, check=check, **options) as model,
         opened_draft(draft, check, options) as drafter,
     ):
@@ -85,6 +87,19 @@ def generate(
             click.echo(each.text)
 
 
+@contextmanager
+def _memory_errors() -> Iterator[None]:
+    from codegen_edge.errors import BackendError
+
+    try:
+        yield
+    except MemoryError as exc:
+        raise BackendError(
+            "there is not enough memory for this: shorten the prompt, lower max_new_tokens, n or num_beams, or take a "
+            "smaller or quantized model"
+        ) from exc
+
+
 def _consume(running: GenerationStream) -> Completion:
     for event in running:
         if event.text:
@@ -93,27 +108,16 @@ def _consume(running: GenerationStream) -> Completion:
 
 
 def _read_prompt(prompt: str | None, prompt_file: Path | None) -> str:
+    from codegen_edge.cli.texts import read_prompt
     from codegen_edge.errors import InvalidInputError
 
     if (prompt is None) == (prompt_file is None):
         raise InvalidInputError("give either --prompt TEXT or --prompt-file FILE (- for stdin)")
-    if prompt is None:
-        prompt = _read_file(prompt_file)
+    if prompt_file is not None:
+        prompt = read_prompt(prompt_file)
     if not prompt:
         raise InvalidInputError("the prompt is empty; give at least one character")
     return prompt
-
-
-def _read_file(path: Path | None) -> str:
-    from codegen_edge.errors import InvalidInputError
-
-    try:
-        content = sys.stdin.buffer.read() if str(path) == "-" else Path(str(path)).read_bytes()
-        return content.decode("utf-8")
-    except OSError as exc:
-        raise InvalidInputError(f"{path} cannot be read: {exc.strerror}") from exc
-    except UnicodeDecodeError as exc:
-        raise InvalidInputError(f"{path} is not UTF-8 at byte {exc.start}") from exc
 
 
 def _fields(completion: Completion) -> dict[str, Any]:
