@@ -5,7 +5,7 @@ from codegen_edge.evaluation.runs.execution import Judge
 from codegen_edge.evaluation.runs.folder import RunFolder
 from codegen_edge.evaluation.runs.records import SampleLine, VerdictLine
 from codegen_edge.evaluation.runs.results import scored
-from codegen_edge.evaluation.runs.sampling import ModelSampler, Sampler, Work
+from codegen_edge.evaluation.runs.sampling import ModelSampler, Sampler, Work, require_fingerprint
 
 __all__ = [
     "Configuration",
@@ -17,5 +17,6 @@ __all__ = [
     "Settings",
     "VerdictLine",
     "Work",
+    "require_fingerprint",
     "scored",
 ]

@@ -13,7 +13,7 @@ from codegen_edge.dependencies import install_command
 from codegen_edge.errors import BackendError, CodegenEdgeError, RuntimeUnavailableError
 from codegen_edge.evaluation.runs.configuration import Settings
 from codegen_edge.evaluation.runs.records import SampleLine
-from codegen_edge.evaluation.runs.sampling import ModelSampler, Work
+from codegen_edge.evaluation.runs.sampling import ModelSampler, Work, require_fingerprint
 from codegen_edge.generation.model import load_model
 
 _MOST_DEATHS = 10  # of workers in a run; then it is not the machine that fails
@@ -33,6 +33,7 @@ class RaySampler:
     Args:
         address: of the cluster; "auto" finds one that runs here, "local" starts one for this run.
         bundle_path: of the bundle, at the same place on every machine.
+        fingerprint: of the bundle; another one there is refused.
         workers: actors; Ray spreads them over the machines.
         settings, fields, batch: of `ModelSampler`.
         options: of `load_model`.
@@ -45,6 +46,7 @@ class RaySampler:
         self,
         address: str,
         bundle_path: str,
+        fingerprint: str,
         *,
         workers: int,
         settings: Settings,
@@ -69,7 +71,7 @@ class RaySampler:
             except (ConnectionError, RuntimeError, ValueError) as exc:
                 raise RuntimeUnavailableError(f"no Ray cluster at {address!r}: {str(exc).splitlines()[0]}") from exc
         self._make = ray.remote(num_cpus=1, scheduling_strategy="SPREAD")(_Worker).remote
-        self._arguments = (bundle_path, settings, dict(fields), batch, dict(options))
+        self._arguments = (bundle_path, fingerprint, settings, dict(fields), batch, dict(options))
         self.workers = [self._make(*self._arguments) for _ in range(workers)]
         self._chunk = batch
         self.num_deaths = 0
@@ -125,9 +127,15 @@ class _Worker:
     """What runs on another machine. The model is opened by the first work, whose error is then the driver's."""
 
     def __init__(
-        self, bundle_path: str, settings: Settings, fields: Mapping[str, Any], batch: int, options: Mapping[str, Any]
+        self,
+        bundle_path: str,
+        fingerprint: str,
+        settings: Settings,
+        fields: Mapping[str, Any],
+        batch: int,
+        options: Mapping[str, Any],
     ) -> None:
-        self._bundle_path, self._options = bundle_path, dict(options)
+        self._bundle_path, self._fingerprint, self._options = bundle_path, fingerprint, dict(options)
         self._settings, self._fields, self._batch = settings, fields, batch
         self._sampler: ModelSampler | None = None
 
@@ -137,6 +145,7 @@ class _Worker:
     def sample(self, work: Sequence[Work]) -> list[SampleLine]:
         if self._sampler is None:
             model = load_model(self._bundle_path, **self._options)
+            require_fingerprint(model.bundle, self._fingerprint)
             self._sampler = ModelSampler(model, self._settings, self._fields, batch=self._batch)
         return list(self._sampler.sample(work))
 

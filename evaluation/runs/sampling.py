@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from codegen_edge.errors import ContextLengthError
+from codegen_edge.bundle import Bundle
+from codegen_edge.errors import ContextLengthError, IntegrityError
 from codegen_edge.evaluation.runs.configuration import Settings
 from codegen_edge.evaluation.runs.records import SampleLine
 from codegen_edge.evaluation.tasks.task import Item
@@ -42,6 +43,12 @@ class Sampler(Protocol):
 
     def sample(self, work: Sequence[Work]) -> Iterator[SampleLine]:
         """Write the samples, in any order; each one depends on its item, its number and the settings alone."""
+
+
+def require_fingerprint(bundle: Bundle, fingerprint: str) -> None:
+    """Raise IntegrityError unless a bundle is the one that a run's configuration names."""
+    if bundle.fingerprint != fingerprint:
+        raise IntegrityError(f"{bundle.path} is not the bundle any more that this run began with")
 
 
 class ModelSampler:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from codegen_edge.bundle import Bundle
-from codegen_edge.errors import InvalidInputError, StorageError
+from codegen_edge.errors import IntegrityError, InvalidInputError, StorageError
 from codegen_edge.evaluation.runs import RunFolder, SampleLine, Settings
 from codegen_edge.evaluation.tasks.humaneval.problems import HumanEvalProblem
 from codegen_edge.evaluation.tasks.humaneval.task import HumanEvalTask
@@ -179,3 +179,11 @@ def test_prompt_that_does_not_fit_is_counted(tmp_path: Path, tiny_bundle: Bundle
     results = evaluated(EndTask(("a", "x = 1\n" * 200)), tmp_path / "out", tiny_bundle)
     assert results["kinds"]["context"] == 4
     assert results["problems"]["end/1"] == {"samples": 4, "passed": 0}
+
+
+def test_bundle_that_was_exchanged_meanwhile_is_refused(
+    tmp_path: Path, tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Bundle, "fingerprint", property(lambda self: str(id(self))))
+    with pytest.raises(IntegrityError, match="not the bundle any more"):
+        evaluated(EndTask(), tmp_path / "out", tiny_bundle)

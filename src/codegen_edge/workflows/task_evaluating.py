@@ -24,6 +24,7 @@ from codegen_edge.evaluation.runs import (
     Settings,
     VerdictLine,
     Work,
+    require_fingerprint,
     scored,
 )
 from codegen_edge.evaluation.sandbox import Sandbox
@@ -264,6 +265,7 @@ def _open_sampler(
 ) -> Iterator[Sampler]:
     if cluster is None:
         with load_model(bundle.path, check="size", **options) as model:
+            require_fingerprint(model.bundle, bundle.fingerprint)
             yield ModelSampler(model, settings, _fixed(task), batch=batch)
         return
     from codegen_edge.evaluation.runs.ray_sampling import RaySampler
@@ -271,6 +273,7 @@ def _open_sampler(
     with RaySampler(
         cluster.address,
         str(bundle.path.resolve()),
+        bundle.fingerprint,
         workers=cluster.workers,
         settings=settings,
         fields=_fixed(task),

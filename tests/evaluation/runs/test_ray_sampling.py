@@ -7,7 +7,6 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given
@@ -54,15 +53,16 @@ def by_key(lines: Iterator[SampleLine]) -> dict[tuple[str, int], SampleLine]:
     return {line.key: line for line in found}
 
 
-def sampler(cluster: str, bundle: Path, workers: int, **options: Any) -> RaySampler:
+def sampler(cluster: str, bundle: Bundle, workers: int, path: Path | None = None) -> RaySampler:
     return RaySampler(
         cluster,
-        str(bundle),
+        str(path or bundle.path),
+        bundle.fingerprint,
         workers=workers,
         settings=SETTINGS,
         fields=TASK.generation_fields(),
         batch=4,
-        options={"threads": 1, "exact_steps": True, **options},
+        options={"threads": 1, "exact_steps": True},
     )
 
 
@@ -76,13 +76,13 @@ class TestCluster:
 
     @pytest.mark.parametrize("workers", [1, 2, 4])
     def test_samples_are_those_of_one_process(self, cluster: str, tiny_bundle: Bundle, workers: int) -> None:
-        with sampler(cluster, tiny_bundle.path, workers) as running:
+        with sampler(cluster, tiny_bundle, workers) as running:
             assert by_key(running.sample(work())) == in_process(tiny_bundle)
 
     def test_worker_that_is_killed_is_replaced(self, cluster: str, tiny_bundle: Bundle) -> None:
         import ray
 
-        with sampler(cluster, tiny_bundle.path, 2) as running:
+        with sampler(cluster, tiny_bundle, 2) as running:
             pids = ray.get([worker.process_id.remote() for worker in running.workers])
             lines, found = running.sample(work()), []
             found.append(next(lines))
@@ -92,8 +92,11 @@ class TestCluster:
             assert len(found) == 30
             assert running.num_deaths >= 1
 
-    def test_bundle_that_cannot_be_opened_there_is_our_own_error(self, cluster: str, tmp_path: Path) -> None:
-        with sampler(cluster, tmp_path / "nowhere", 1) as running, pytest.raises(BundleError):
+    def test_bundle_that_cannot_be_opened_there_is_our_own_error(
+        self, cluster: str, tiny_bundle: Bundle, tmp_path: Path
+    ) -> None:
+        nowhere = tmp_path / "nowhere"
+        with sampler(cluster, tiny_bundle, 1, nowhere) as running, pytest.raises(BundleError):
             list(running.sample(work()))
 
     def test_run_on_a_cluster_equals_a_run_here(self, cluster: str, tiny_bundle: Bundle, tmp_path: Path) -> None:
@@ -109,13 +112,13 @@ class TestCluster:
 
         ray.shutdown()
         with pytest.raises(RuntimeUnavailableError, match="no Ray cluster at"):
-            sampler("127.0.0.1:1", tiny_bundle.path, 1)
+            sampler("127.0.0.1:1", tiny_bundle, 1)
 
 
 @pytest.mark.skipif(HAS_RAY, reason="Ray is installed")
 def test_without_ray_the_error_says_what_to_install(tiny_bundle: Bundle) -> None:
     with pytest.raises(RuntimeUnavailableError, match="Ray is not installed: pip install"):
-        sampler("auto", tiny_bundle.path, 1)
+        sampler("auto", tiny_bundle, 1)
 
 
 @given(counts=st.lists(st.integers(1, 30), max_size=8), size=st.integers(1, 10))
