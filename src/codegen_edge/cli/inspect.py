@@ -81,8 +81,8 @@ def _quantization_report(bundle: Bundle) -> dict[str, Any] | None:
     from codegen_edge.bundle.model_config import read_json_object
     from codegen_edge.errors import BundleError
 
-    path = bundle.path / "quantization_report.json"
-    return read_json_object(path, BundleError) if path.name in bundle.manifest.files else None
+    name = "quantization_report.json"
+    return read_json_object(bundle.at(name), BundleError) if name in bundle.manifest.files else None
 
 
 def _step_noise(noise: dict[str, float | None]) -> str:

@@ -7,7 +7,6 @@ as the whole model needs to meet the budget, which is measured on the quantized 
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codegen_edge.bundle import Bundle
+from codegen_edge.bundle.leftovers import working_folder
 from codegen_edge.bundle.weights import Weight, load_graph
 from codegen_edge.errors import InvalidInputError
 from codegen_edge.evaluation.quality.damage import Damage, measure_damage
@@ -91,7 +91,7 @@ def quantize_within_budget(
     sensitivities = measure_sensitivities(bundle, options, documents, tokenizer, calibration_texts, on_stage)
     ranked = sorted(sensitivities, key=lambda each: each.worth, reverse=True)
 
-    with tempfile.TemporaryDirectory(dir=Path(out).absolute().parent, prefix=".budget-") as folder:
+    with working_folder(Path(out).absolute().parent, "budget") as folder:
         tried: dict[int, Damage] = {}
 
         def damage_with(count: int) -> Damage:
