@@ -285,6 +285,7 @@ def test_draft_model_whose_logits_are_nan_is_told_of() -> None:
         run(scripted(), [1, 2, 3], GenerationParams(max_new_tokens=8), Always(broken, most_drafted=2))
 
 
+@pytest.mark.quiet
 def test_drafting_rests_where_guesses_are_wrong() -> None:
     """Steps cost the same whatever is in them here, so only acceptance decides."""
     wrong = Oracle([1] * 500, 1)
