@@ -28,7 +28,7 @@ def precision_lines() -> list[str]:
     error = first["stdlib"]["standard_error"]
     return [
         f"The trained checkpoint (5M parameters; greedy; {counts}), each bundle against float32 text by text; in "
-        f"brackets 95% intervals over texts or problems. The standard error of stdlib's rate is {error:.1%} points. "
+        f"brackets 95% intervals over texts or problems. The standard error of stdlib's rate is {100 * error:.1f} points. "
         f"{processor(result['machine'])}:",
         "",
         "| precision | perplexity | change, paired | top-1 agreement | tokens before the first difference "
