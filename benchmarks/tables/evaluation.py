@@ -28,8 +28,8 @@ def precision_lines() -> list[str]:
     error = first["stdlib"]["standard_error"]
     return [
         f"The trained checkpoint (5M parameters; greedy; {counts}), each bundle against float32 text by text; in "
-        f"brackets 95% intervals over texts or problems. The standard error of stdlib's rate is {100 * error:.1f} points. "
-        f"{processor(result['machine'])}:",
+        "brackets 95% intervals over texts or problems. The standard error of stdlib's rate is "
+        f"{100 * error:.1f} points. {processor(result['machine'])}:",
         "",
         "| precision | perplexity | change, paired | top-1 agreement | tokens before the first difference "
         "| stdlib, exact match | HumanEval pass@1 | MTPB pass rate |",
