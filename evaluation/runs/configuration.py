@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -86,11 +86,6 @@ class Configuration:
         mine = {"task": self.task, **self.fields}
         names = [name for name in {**mine, **fields} if mine.get(name) != fields.get(name)]
         return ", ".join(f"{name} {_short(fields.get(name))} instead of {_short(mine.get(name))}" for name in names)
-
-
-def settings_fields(settings: Settings) -> dict[str, Any]:
-    """Of a configuration."""
-    return asdict(settings)
 
 
 def _short(value: object) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import replace
 
+from codegen_edge.errors import InvalidInputError
 from codegen_edge.evaluation.runs.records import SampleLine, VerdictLine
 from codegen_edge.evaluation.sandbox import CheckedProgram, Outcome, PrintedProgram, Sandbox
 from codegen_edge.evaluation.tasks.humaneval.task import HumanEvalTask
@@ -63,32 +64,34 @@ class Judge:
             return _not_fitting(line)
         item = self._items[line.task_id]
         if line.is_whole:
-            assert isinstance(task, HumanEvalTask)
+            if not isinstance(task, HumanEvalTask):
+                raise InvalidInputError(f"task {task.name} has no whole programs: is_whole is HumanEval's")
             program: CheckedProgram | PrintedProgram = task.whole_program(item, line.completions[0])
         else:
             program = task.program(item, line.completions)
+        has_reference = True
         if isinstance(program, CheckedProgram):
-            program = self._with_reference(task, item, program)
+            reference = self._reference(task, item)
+            has_reference = reference.passed
+            if has_reference:
+                program = replace(program, assertions=reference.assertions, reference_seconds=reference.seconds)
         outcomes = [sandbox.run(program) for sandbox in self._sandboxes]
         passed = [task.passed(item, outcome) for outcome in outcomes]
         if all(passed):
-            return VerdictLine(task_id=line.task_id, sample=line.sample, passed=True)
+            return VerdictLine(task_id=line.task_id, sample=line.sample, passed=True, has_reference=has_reference)
         outcome = outcomes[passed.index(False)]
         kind = _WRONG_VALUE if outcome.kind is None else outcome.kind.value
         message = outcome.message or f"got {outcome.value!r}, expected {item.reference}"[:_LONGEST]
         if any(passed):
             message = f"passed in one process, not with its tests in another: {message}"
-        return _failed(line, kind, message)
+        return replace(_failed(line, kind, message), has_reference=has_reference)
 
-    def _with_reference(self, task: ExecutedTask, item: Item, program: CheckedProgram) -> CheckedProgram:
-        """The program with what its canonical solution showed here: assertions that it reaches, and its time."""
+    def _reference(self, task: ExecutedTask, item: Item) -> Outcome:
+        """What the canonical solution shows here: whether it passes, assertions that it reaches, its time."""
         with self._locks[item.task_id]:
             if item.task_id not in self._references:
                 self._references[item.task_id] = self._sandboxes[0].run(task.program(item, item.gold))
-        reference = self._references[item.task_id]
-        if not reference.passed:  # a problem whose own solution fails here is judged by its tests alone
-            return program
-        return replace(program, assertions=reference.assertions, reference_seconds=reference.seconds)
+            return self._references[item.task_id]
 
 
 def _failed(line: SampleLine, kind: str, message: str) -> VerdictLine:

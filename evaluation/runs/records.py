@@ -69,8 +69,11 @@ class VerdictLine(_Line):
         kind: of the failure: a FailureKind, "context", "value" for a wrong value, "text" for a wrong text; None when
             passed.
         message: one line about the failure.
+        has_reference: whether the item's canonical solution passes here. Where it does not, how many assertions a right
+            program reaches is not known, and the tests alone decide.
     """
 
     passed: bool
     kind: str | None = None
     message: str = ""
+    has_reference: bool = True

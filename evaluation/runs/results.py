@@ -9,14 +9,14 @@ from typing import Any
 from codegen_edge.evaluation.runs.configuration import Configuration
 from codegen_edge.evaluation.runs.records import Key, VerdictLine
 from codegen_edge.evaluation.tasks.scores import Score, mean_pass_at_k, mean_rate, standard_error, tally
+from codegen_edge.evaluation.tasks.task import AnyTask
 
 _PASSED = "passed"
-_RATES = {"mtpb": "pass rate", "stdlib": "exact match"}
-"""What a task's score is called where it is a rate; of other tasks it is pass@k."""
 
 
 def scored(
     configuration: Configuration,
+    task: AnyTask,
     verdicts: Mapping[Key, VerdictLine],
     *,
     ks: Sequence[int] = (1,),
@@ -26,6 +26,7 @@ def scored(
 
     Args:
         configuration: of the run.
+        task: of the run.
         verdicts: of all samples.
         ks: of pass@k; those above the number of samples are left out.
         timings: of `RunFolder.timings`.
@@ -43,7 +44,9 @@ def scored(
         "num_samples": len(verdicts),
         "num_passed": num_passed,
         "standard_error": standard_error(num_passed, len(verdicts)),
-        "scores": {name: _score_fields(score) for name, score in _scores(configuration.task, counts, ks).items()},
+        "scores": {name: _score_fields(score) for name, score in _scores(task, counts, ks).items()},
+        # Of these the tests alone decide: their canonical solution does not pass here.
+        "without_reference": sorted({line.task_id for line in verdicts.values() if not line.has_reference}),
         "kinds": {str(kind): kinds[kind] for kind in sorted(kinds, key=str)},
         "problems": {name: {"samples": total, "passed": right} for name, (total, right) in counts.items()},
         "tokens_per_second": timings.get("tokens", 0.0) / seconds if seconds else None,
@@ -56,14 +59,14 @@ def _score_fields(score: Score) -> dict[str, Any]:
     return {"value": score.value, "interval": interval, "num_problems": score.num_problems}
 
 
-def _scores(task: str, counts: Mapping[str, tuple[int, int]], ks: Sequence[int]) -> dict[str, Score]:
-    if task not in _RATES:
+def _scores(task: AnyTask, counts: Mapping[str, tuple[int, int]], ks: Sequence[int]) -> dict[str, Score]:
+    if task.rate_name is None:
         fewest = min(total for total, _ in counts.values())
         return {f"pass@{k}": mean_pass_at_k(list(counts.values()), k) for k in ks if k <= fewest}
-    # MTPB's cases "57/0", "57/1", … are of one problem: they are drawn anew together.
     problems: dict[str, list[int]] = {}
-    for name, (total, right) in counts.items():
-        sums = problems.setdefault(name.rpartition("/")[0] if task == "mtpb" else name, [0, 0])
-        sums[0] += total
-        sums[1] += right
-    return {_RATES[task]: mean_rate([right / total for total, right in problems.values()])}
+    for item in task.items():
+        if item.task_id in counts:
+            sums = problems.setdefault(item.problem or item.task_id, [0, 0])
+            for place, count in enumerate(counts[item.task_id]):
+                sums[place] += count
+    return {task.rate_name: mean_rate([right / total for total, right in problems.values()])}

@@ -40,12 +40,14 @@ class Item:
         turns: at least one; a sample has one completion per turn.
         reference: what a report shows beside the completions: a solution, or the expected value.
         gold: right completions, one per turn. An oracle: they pass, unless the task says which of them do not.
+        problem: what it is a case of; cases of one problem are drawn anew together. Empty where it stands alone.
     """
 
     task_id: str
     turns: tuple[Turn, ...]
     reference: str
     gold: tuple[str, ...]
+    problem: str = ""
 
     def text(self, completions: Sequence[str]) -> str:
         """The whole text of a sample: what each turn appends, with its completion.
@@ -63,6 +65,10 @@ class Task(Protocol):
     @property
     def name(self) -> str:
         """As in results: "humaneval", "mtpb", "stdlib"."""
+
+    @property
+    def rate_name(self) -> str | None:
+        """What the share of right samples is called; None where the score is pass@k."""
 
     def items(self) -> Sequence[Item]:
         """All items in the data's order, the same ones at every call."""

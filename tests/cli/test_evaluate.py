@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 
 from codegen_edge.bundle import Bundle
 from codegen_edge.cli import cli
-from codegen_edge.errors import InvalidInputError
+from codegen_edge.errors import CodegenEdgeError, InvalidInputError
 
 Run = Callable[..., Result]
 
@@ -199,6 +199,12 @@ def test_nothing_is_executed_without_permission(data: Path, tmp_path: Path, tiny
         (("BUNDLE", "--samples", "SAMPLES"), "do not go with BUNDLE"),
         (("--samples", "SAMPLES", "--temperature", "0.5"), "do not go with --temperature"),
         (("--samples", "SAMPLES", "-n", "2"), "do not go with --num-samples"),
+        (("--samples", "SAMPLES", "--runtime", "cpu"), "do not go with --runtime"),
+        (("--samples", "SAMPLES", "--max-new-tokens", "9"), "do not go with --max-new-tokens"),
+        (("--samples", "SAMPLES", "--no-exact-steps"), "do not go with"),
+        (("--samples", "SAMPLES", "-k", "2,3"), "pass@k needs a k in 1…1"),
+        (("BUNDLE", "-k", "10"), "pass@k needs a k in 1…1"),
+        (("BUNDLE", "--ray-workers", "2"), "--ray-workers goes with --ray"),
         (("BUNDLE", "-k", "1,x"), "-k must be whole numbers"),
         (("BUNDLE", "-k", "0"), "-k must be at least 1"),
         (("BUNDLE", "-n", "2", "--temperature", "0"), "are all the same"),
@@ -227,6 +233,24 @@ def test_malformed_data_is_one_line(content: str, tmp_path: Path, tiny_bundle: B
         message = refused(task, tiny_bundle.path, "--data", data, "--allow-execution", "--out", tmp_path / "out")
         assert "data.jsonl" in message
         assert "\n" not in message
+
+
+@pytest.mark.usefixtures("has_sandbox")
+def test_problem_whose_own_solution_fails_is_named(tmp_path: Path) -> None:
+    wrong = {**PROBLEMS[1], "canonical_solution": "    return 0\n"}
+    data = lines(tmp_path / "problems.jsonl", [PROBLEMS[0], wrong])
+    written = [{"task_id": each["task_id"], "completion": each["canonical_solution"]} for each in PROBLEMS[:2]]
+    samples = lines(tmp_path / "samples.jsonl", written)
+    arguments = ("humaneval", "--data", data, "--samples", samples, "--allow-execution", "--out", tmp_path / "out")
+    found = json.loads(succeed(*arguments, "--json"))
+    assert (found["pass@1"], found["without_reference"]) == (1, ["Small/1"])
+    assert "1 problems whose own solution fails here (Small/1)" in succeed(*arguments).replace("\n", " ")
+
+
+def test_exact_steps_are_refused_by_a_runtime_without_them(static_bundle: Bundle, tmp_path: Path) -> None:
+    arguments = ("stdlib", static_bundle.path, "--runtime", "static-cpu", "--out", tmp_path / "out", "--limit", 1)
+    assert isinstance(run(*arguments, "--exact-steps").exception, CodegenEdgeError)
+    assert "exact match" in json.loads(succeed(*arguments[:-3], tmp_path / "other", "--limit", 1, "--json"))
 
 
 def test_samples_that_lack_a_problem_are_refused(data: Path, tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ class HumanEvalTask:
     """
 
     name = "humaneval"
+    rate_name = None
 
     def __init__(self, problems: Sequence[HumanEvalProblem], *, max_new_tokens: int = MAX_NEW_TOKENS) -> None:
         if not problems:

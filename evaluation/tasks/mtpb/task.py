@@ -36,6 +36,7 @@ class MtpbTask:
     """
 
     name = "mtpb"
+    rate_name = "pass rate"
 
     def __init__(self, problems: Sequence[MtpbProblem], *, single_turn: bool = False, compat: bool = False) -> None:
         if not problems:
@@ -63,6 +64,7 @@ class MtpbTask:
             turns=tuple(Turn(text=text, max_new_tokens=max_new_tokens, after=AFTER) for text in texts),
             reference=expected,
             gold=(*[""] * (len(texts) - 1), f"print({expected})"),
+            problem=problem.id,
         )
 
     def generation_fields(self) -> Mapping[str, Any]:

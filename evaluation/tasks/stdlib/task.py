@@ -26,6 +26,7 @@ class StdlibTask:
     """
 
     name = "stdlib"
+    rate_name = "exact match"
 
     def __init__(self, limit: int | None = None) -> None:
         if limit is not None and limit < 1:

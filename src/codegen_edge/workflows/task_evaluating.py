@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -86,7 +87,7 @@ def evaluate_task(
     batch: int = 8,
     runtime: str = "cpu",
     threads: int | None = None,
-    exact_steps: bool = True,
+    exact_steps: bool | None = None,
     execution: Execution | None = None,
     cluster: Cluster | None = None,
     on_stage: OnStage = silent,
@@ -106,8 +107,8 @@ def evaluate_task(
         batch: rows at one time.
         runtime: runs the bundle.
         threads: CPU threads of the runtime; None takes all.
-        exact_steps: cpu: whether samples are the same bits for every `batch`; without, `batch` is part of the
-            configuration.
+        exact_steps: whether samples are the same bits for every `batch`; without, `batch` is part of the
+            configuration. None does so on runtime cpu; others refuse True.
         execution: whether and how programs are executed.
         cluster: draws samples with Ray.
         on_stage: called with the progress.
@@ -116,8 +117,8 @@ def evaluate_task(
         What results.json holds.
 
     Raises:
-        InvalidInputError: neither or both of bundle and given; execution is not allowed; the folder is of another
-            configuration.
+        InvalidInputError: neither or both of bundle and given; execution is not allowed; no k is within the samples of
+            a problem; the folder is of another configuration.
         RuntimeUnavailableError: no runtime, no sandbox, no cluster.
         StorageError: the folder cannot be written; what is finished is kept.
     """
@@ -129,14 +130,16 @@ def evaluate_task(
             f"{task.name} executes programs that a model wrote, in a sandbox; allow it", hint="--allow-execution"
         )
     opened = None if bundle is None else bundle if isinstance(bundle, Bundle) else open_bundle(bundle)
-    exact_steps = exact_steps and runtime == "cpu"
+    is_exact = runtime == "cpu" if exact_steps is None else exact_steps
+    if task.rate_name is None:
+        _check_ks(ks, settings.num_samples if given is None else min(Counter(line.task_id for line in given).values()))
     with ExitStack() as stack:
         sandboxes = [stack.enter_context(each) for each in _sandboxes(task, execution)]
         configuration = Configuration(
             task=task.name,
             fields=_fields(task, settings, opened, given_from, execution, sandboxes)
-            | ({} if opened is None else {"runtime": runtime, "exact_steps": exact_steps})
-            | ({} if opened is None or exact_steps else {"batch": batch}),
+            | ({} if opened is None else {"runtime": runtime, "exact_steps": is_exact})
+            | ({} if opened is None or is_exact else {"batch": batch}),
             about=_about(opened, runtime, sandboxes),
         )
         folder = stack.enter_context(RunFolder.opened(Path(out), configuration))
@@ -151,16 +154,24 @@ def evaluate_task(
             order = [(item.task_id, number) for item in items for number in range(settings.num_samples)]
             work = _missing(items, folder, settings.num_samples)
             if work:
-                options = {"threads": threads} | ({"exact_steps": True} if exact_steps else {})
+                options = {"threads": threads} | ({"exact_steps": True} if is_exact else {})
                 sampler = stack.enter_context(
                     _open_sampler(opened, task, settings, batch, {"runtime": runtime, **options}, cluster)
                 )
                 total = sum(each.num_samples for each in work)
                 _store(sampler.sample(work), folder.add_samples, lambda n: on_stage("writing", n, total))
         _judge(task, items, folder, sandboxes, execution, on_stage)
-        results = scored(configuration, {key: folder.verdicts[key] for key in order}, ks=ks, timings=folder.timings())
+        verdicts = {key: folder.verdicts[key] for key in order}
+        results = scored(configuration, task, verdicts, ks=ks, timings=folder.timings())
         folder.finish(results, order)
         return results
+
+
+def _check_ks(ks: Sequence[int], num_samples: int) -> None:
+    if not any(1 <= k <= num_samples for k in ks):
+        raise InvalidInputError(
+            f"pass@k needs a k in 1…{num_samples}, the samples of each problem, got {', '.join(map(str, ks))}"
+        )
 
 
 def _judge(

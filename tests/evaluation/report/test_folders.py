@@ -16,6 +16,7 @@ from codegen_edge.evaluation.runs.records import SampleLine, VerdictLine
 from codegen_edge.evaluation.runs.results import scored
 from codegen_edge.evaluation.tasks.task import Item, Turn
 from tests.evaluation.report.synthetic import make_folder, write_object
+from tests.evaluation.runs.tasks import EndTask
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -33,6 +34,19 @@ def test_a_run_is_what_its_folder_says(tmp_path: Path) -> None:
     assert run.scores[0].interval == tuple(results["scores"]["pass@1"]["interval"])
     assert {name: count for name, count in run.kinds.items() if count} == results["kinds"]
     assert list(run.tallies) == [f"HumanEval/{number}" for number in range(12)]
+
+
+class Lines(EndTask):
+    """A task of these items."""
+
+    rate_name = "exact match"
+
+    def __init__(self, items: list[Item]) -> None:
+        super().__init__()
+        self._items = items
+
+    def items(self) -> list[Item]:
+        return self._items
 
 
 def test_what_the_runner_writes_is_read(tmp_path: Path) -> None:
@@ -55,7 +69,7 @@ def test_what_the_runner_writes_is_read(tmp_path: Path) -> None:
                 for name, kind in zip(ids, kinds, strict=True)
             ]
         )
-        results = scored(configuration, folder.verdicts, timings=folder.timings())
+        results = scored(configuration, Lines(items), folder.verdicts, timings=folder.timings())
         folder.finish(results, [(name, 0) for name in ids])
     run = read_run(tmp_path / "a")
     assert run.is_finished

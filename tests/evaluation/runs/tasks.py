@@ -23,6 +23,7 @@ class EndTask:
     """Right is a completion that ends with a letter."""
 
     name = "ends"
+    rate_name: str | None = None
 
     def __init__(self, prompts: Sequence[str] = PROMPTS[:-1], max_new_tokens: int = 12) -> None:
         self.prompts = tuple(prompts)

@@ -30,7 +30,9 @@ _RUN_OPTIONS = (
     click.option("--runtime", type=RUNTIME, default="cpu", show_default=True),
     click.option("--threads", type=int, help="CPU threads of the runtime.  [default: all]"),
     click.option(
-        "--exact-steps/--no-exact-steps", default=True, show_default=True, help="cpu: the same samples for any batch."
+        "--exact-steps/--no-exact-steps",
+        default=None,
+        help="cpu: the same samples for any batch.  [default: on cpu]",
     ),
     click.option("--ray", "ray_address", metavar="ADDRESS|auto|local", help="Write samples on a Ray cluster."),
     click.option("--ray-workers", type=click.IntRange(min=1), default=2, show_default=True),
@@ -39,6 +41,11 @@ _RUN_OPTIONS = (
 _BATCH = click.option("--batch", type=click.IntRange(min=1), default=8, show_default=True, help="Rows at one time.")
 _NUM_SAMPLES = click.option(
     "-n", "--num-samples", type=click.IntRange(min=1), default=1, show_default=True, help="Samples per problem."
+)
+# What concerns how samples are written, by the names of the parameters.
+_WRITING = (
+    *("num_samples", "preset", "temperature", "top_p", "seed", "max_new_tokens", "batch", "runtime", "threads"),
+    *("exact_steps", "ray_address", "ray_workers"),
 )
 _EXECUTION_OPTIONS = (
     click.option("--allow-execution", is_flag=True, help="Allow to execute what the model wrote, in a sandbox."),
@@ -81,9 +88,9 @@ def humaneval(
     problems = read_humaneval(data)[: run.pop("limit")]
     run["ks"] = _whole_numbers(ks)
     if samples is not None:
-        ignored = [name for name in ("preset", "temperature", "top_p", "seed", "ray_address") if run[name] is not None]
-        if bundle is not None or ignored or run["num_samples"] > 1:
-            named = "BUNDLE" if bundle is not None else f"--{(ignored or ['num-samples'])[0].replace('_', '-')}"
+        given = _given(*_WRITING)
+        if bundle is not None or given:
+            named = "BUNDLE" if bundle is not None else given[0]
             raise InvalidInputError(f"--samples are written already: they do not go with {named}")
         run |= {"given": given_lines(samples, problems), "given_from": sha256_of(samples)}
     elif bundle is None:
@@ -144,9 +151,12 @@ def _run(
     **options: Any,
 ) -> None:
     from codegen_edge.cli.progress import shown_counts
+    from codegen_edge.errors import InvalidInputError
     from codegen_edge.evaluation.runs import Settings
     from codegen_edge.workflows.task_evaluating import Cluster, Execution, evaluate_task
 
+    if ray_address is None and _given("ray_workers"):
+        raise InvalidInputError("--ray-workers goes with --ray")
     given = {"temperature": temperature, "top_p": top_p, "seed": seed}
     explicit: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     drawn = _preset(preset, explicit) if preset else explicit
@@ -175,6 +185,14 @@ def _run(
         _show(results, options["out"])
 
 
+def _given(*names: str) -> list[str]:
+    """Those of these options that were given, as they were typed."""
+    context = click.get_current_context()
+    options = {each.name: each.opts[-1] for each in context.command.params}
+    sources = {name: context.get_parameter_source(name) for name in names}
+    return [options[name] for name, source in sources.items() if source is click.core.ParameterSource.COMMANDLINE]
+
+
 def _preset(name: str | None, explicit: dict[str, Any] | None = None) -> dict[str, Any]:
     from codegen_edge.generation.presets import preset_fields
 
@@ -191,6 +209,13 @@ def _show(results: dict[str, Any], out: Path) -> None:
     failures = ", ".join(f"{kind} {count}" for kind, count in results["kinds"].items() if kind != "passed")
     passed = f"{results['num_passed']} of {results['num_samples']} samples passed"
     stdout.print(f"{passed}; failed: {failures}" if failures else passed)
+    if results["without_reference"]:
+        names = ", ".join(results["without_reference"][:5])
+        stdout.print(
+            f"{len(results['without_reference'])} problems whose own solution fails here ({names}): their tests alone "
+            "decided",
+            markup=False,
+        )
     stdout.print(f"results in {out}; codegen-edge evaluate report {out}", markup=False, soft_wrap=True)
 
 
