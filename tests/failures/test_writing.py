@@ -95,11 +95,13 @@ def test_W09_killed_build_is_swept_and_a_living_one_is_not(tmp_path: Path) -> No
         path.mkdir()
     os.utime(earlier[1], (time.time() - 2 * 86_400,) * 2)
     with working_folder(tmp_path, "build") as living:
-        assert hidden_in(tmp_path) == sorted([living.name, earlier[0].name])
+        assert hidden_in(tmp_path) == sorted([living.parent.name, earlier[0].name])
         with staged_folder(tmp_path / "out", overwrite=False) as stage:
             assert stage.is_dir()
+        with staged_folder(living / "candidate", overwrite=False) as stage:  # waits for no lock of its own process
+            assert stage.is_dir()
         assert living.is_dir()
-        assert mode_of(living) == 0o700
+        assert mode_of(living.parent) == 0o700
     assert hidden_in(tmp_path) == [earlier[0].name]
 
 

@@ -73,7 +73,7 @@ def is_unfinished_file(path: Path, name: str) -> bool:
 
 @contextlib.contextmanager
 def working_folder(parent: Path, purpose: str) -> Iterator[Path]:
-    """An empty folder in `parent` that is removed at the end; those of processes that died are removed first."""
+    """An empty folder below `parent` that is removed at the end; those of processes that died are removed first."""
     with locked(parent):
         sweep_work(parent)
         folder = parent / f".codegen-edge-{purpose}-{secrets.token_hex(8)}"
@@ -82,7 +82,9 @@ def working_folder(parent: Path, purpose: str) -> Iterator[Path]:
         lock_of_folder.enter_context(locked(folder))
     with lock_of_folder:
         try:
-            yield folder
+            inner = folder / purpose  # whoever writes a bundle into it locks it: `folder` has its lock already
+            inner.mkdir()
+            yield inner
         finally:
             shutil.rmtree(folder, ignore_errors=True)
 

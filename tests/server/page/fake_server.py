@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
+import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -56,6 +59,34 @@ def plain(*pieces: str, **options: Any) -> Script:
     return Script(tokens=[Token(piece=piece) for piece in pieces], **options)
 
 
+class _Http(ThreadingHTTPServer):
+    """Ends every connection when it closes: a browser keeps some open that it may need, and asks nothing on them."""
+
+    daemon_threads = False  # `server_close` waits for them
+
+    def __init__(self, handler: type[BaseHTTPRequestHandler]) -> None:
+        super().__init__(("127.0.0.1", 0), handler)
+        self._open: set[socket.socket] = set()
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._open.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self._open.discard(request)
+        super().shutdown_request(request)
+
+    def server_close(self) -> None:
+        for connection in list(self._open):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+        super().server_close()
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        if not isinstance(sys.exception(), OSError):  # a browser that went away
+            super().handle_error(request, client_address)
+
+
 class FakeServer:
     """Serves the page and answers completions by script; records what was asked.
 
@@ -81,7 +112,7 @@ class FakeServer:
         class Bound(_Handler):
             server_state = fake
 
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), Bound)
+        self._http = _Http(Bound)
         self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02})
 
     @property
