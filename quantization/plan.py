@@ -31,6 +31,7 @@ class PlanOptions:
         is_symmetric: whether zero points are fixed; None takes the scheme's own.
         method: how codes are chosen, where the scheme leaves that open.
         kept_at_8_bits: names of matrices that int4 keeps at 8 bits; None takes the scheme's own.
+        processor: which processors the graph is for.
     """
 
     target: contract.Target = "ort"
@@ -38,6 +39,7 @@ class PlanOptions:
     is_symmetric: bool | None = None
     method: str = "search"
     kept_at_8_bits: frozenset[str] | None = None
+    processor: contract.Processor = "any"
 
     def fitting_block_size(self, matrix: Matrix, own: int) -> int:
         """The scheme's `own` block size, or the target's, halved until a row holds one; a given one stays as it is."""

@@ -1,16 +1,21 @@
 """Error-minimizing scales: a block may clip its largest weight where that lowers the squared error of all.
 
-Candidates shrink the plain span; the best one's scale is then fitted to its codes by least squares, and the codes to
-the new scale, which can only lower the error.
+Candidates shrink the plain span. Each is judged by the least error that any scale gives its codes: with w = s (c + r),
+c the codes around zero and r what rounding left over, the error of a scale s (1 + d) is s² |r - d c|², least at
+d = <r, c> / <c, c>. The best one's codes and scale are then fitted to each other in turns, which can only lower the
+error. In this form small differences are sums of small numbers, where those of |w - s c|² would drown in float32.
 """
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
+from codegen_edge.ort_session import default_threads
 from codegen_edge.quantization.blockwise import (
     Floats,
     Grid,
@@ -22,9 +27,10 @@ from codegen_edge.quantization.blockwise import (
 )
 from codegen_edge.quantization.methods import QuantizeRows
 
-_SHRINKAGES = {4: np.linspace(0.60, 1.0, 17), 8: np.linspace(0.92, 1.0, 5)}
-_REFITS = 2
-_ROWS_AT_ONCE = 256  # bounds the memory of the candidates
+_SHRINKAGES = {4: np.linspace(0.60, 1.0, 17, dtype=np.float32), 8: np.linspace(0.92, 1.0, 5, dtype=np.float32)}
+_NEARBY = np.array([0.97, 0.985, 1.015, 1.03], np.float32)  # what is tried around the best candidate
+_REFITS = 3
+_WEIGHTS_AT_ONCE = 1 << 16  # what is made of them stays in a core's cache
 
 
 def prepare(grid: Grid, second_moment: NDArray[np.float32] | None = None) -> QuantizeRows:
@@ -40,10 +46,10 @@ def prepare(grid: Grid, second_moment: NDArray[np.float32] | None = None) -> Qua
 
 
 def _quantize(grid: Grid, importance: Floats | None, weights: Floats) -> QuantizedMatrix:
-    parts = [
-        _quantize_rows(weights[row : row + _ROWS_AT_ONCE], grid, importance)
-        for row in range(0, len(weights), _ROWS_AT_ONCE)
-    ]
+    rows = max(1, _WEIGHTS_AT_ONCE // weights.shape[1])
+    pieces = [weights[row : row + rows] for row in range(0, len(weights), rows)]
+    with ThreadPoolExecutor(default_threads()) as pool:  # numpy holds no lock while it computes
+        parts = list(pool.map(partial(_quantize_rows, grid=grid, importance=importance), pieces))
     codes, scales, zero_points = (np.concatenate(part) for part in zip(*parts, strict=True))
     return QuantizedMatrix(
         grid=grid,
@@ -68,61 +74,90 @@ def best_scales(blocks: Floats, grid: Grid, importance: Floats | None = None) ->
 
     Blocks are searched at a magnitude of 1, so that no square leaves float32's range.
     """
-    magnitude = usable(np.abs(blocks).max(axis=-1))
-    scales, zero_points = _best_scales(blocks / magnitude[..., None], grid, importance)
-    return usable(scales * magnitude), zero_points
-
-
-def _best_scales(blocks: Floats, grid: Grid, importance: Floats | None) -> tuple[Floats, Floats | float]:
-    scales, zero_points = plain_scales(blocks, grid)
-    error = _error(blocks, scales, zero_points, grid, importance)
-    best_scale, best_zero, best_error = scales, zero_points, error
-    for shrinkage in _SHRINKAGES[grid.bits][:-1]:
-        for first, zero in _candidates(blocks, scales, float(shrinkage), grid):
-            candidate = first
-            for refit in range(_REFITS + 1):
-                error, codes = _error_and_codes(blocks, candidate, zero, grid, importance)
-                is_better = error < best_error
-                best_error = np.where(is_better, error, best_error)
-                best_scale = np.where(is_better, candidate, best_scale)
-                if not isinstance(zero, float):
-                    best_zero = np.where(is_better, zero, best_zero)
-                if refit < _REFITS:
-                    candidate = _fitted(blocks, codes, zero, importance)
-    return best_scale.astype(np.float32), best_zero
-
-
-def _candidates(blocks: Floats, scales: Floats, shrinkage: float, grid: Grid) -> list[tuple[Floats, Floats | float]]:
-    if grid.is_symmetric:
-        shrunk = scales * np.float32(shrinkage)
-        signs = (1, -1) if grid.has_signed_scales else (1,)
-        return [(shrunk * np.float32(sign), float(grid.middle)) for sign in signs]
-    low = np.minimum(blocks.min(axis=-1), 0) * np.float32(shrinkage)
-    high = np.maximum(blocks.max(axis=-1), 0) * np.float32(shrinkage)
-    narrowed = usable((high - low) / np.float32(grid.largest_code))
-    return [(narrowed, np.clip(np.rint(-low / narrowed), 0, grid.largest_code))]
-
-
-def _fitted(blocks: Floats, codes: Floats, zero: Floats | float, importance: Floats | None) -> Floats:
-    """The scale of least squared error for given codes: <w, c> / <c, c>."""
-    centred = codes - (zero if isinstance(zero, float) else zero[..., None])
-    weighted = centred if importance is None else centred * importance
-    power = (weighted * centred).sum(axis=-1)
-    fitted = (weighted * blocks).sum(axis=-1) / np.where(power > 0, power, 1)
-    return usable(fitted)
-
-
-def _error(blocks: Floats, scales: Floats, zero: Floats | float, grid: Grid, importance: Floats | None) -> Floats:
-    return _error_and_codes(blocks, scales, zero, grid, importance)[0]
-
-
-def _error_and_codes(
-    blocks: Floats, scales: Floats, zero: Floats | float, grid: Grid, importance: Floats | None
-) -> tuple[Floats, Floats]:
-    codes = nearest_codes(blocks, scales, zero, grid)
-    centred = codes - (zero if isinstance(zero, float) else zero[..., None])
-    difference = blocks - centred * scales[..., None]
-    difference *= difference
+    shape, size = blocks.shape[:-1], blocks.shape[-1]
+    flat = blocks.reshape(-1, size)
+    magnitude = usable(np.abs(flat).max(axis=-1))
+    flat = flat / magnitude[:, None]
+    scales, zero_points = plain_scales(flat, grid)
     if importance is not None:
-        difference *= importance
-    return difference.sum(axis=-1), codes
+        importance = np.ascontiguousarray(np.broadcast_to(importance, blocks.shape).reshape(-1, size).T)
+    search = _Search(grid, np.ascontiguousarray(flat.T), importance)
+    for scale, zero in _candidates(flat, scales, zero_points, grid):
+        search.take(scale, zero)
+    for factor in (*_NEARBY, *[np.float32(1)] * _REFITS):
+        search.take(search.scales * factor, search.zero_points)
+    found = usable(search.scales * magnitude).reshape(shape)
+    if grid.is_symmetric:
+        return found, float(grid.middle)
+    return found, search.zero_points.reshape(shape)
+
+
+def _candidates(
+    blocks: Floats, scales: Floats, zero_points: Floats | float, grid: Grid
+) -> list[tuple[Floats, Floats | np.float32]]:
+    """Scales [N] and zero points of the plain span and of narrower ones."""
+    shrinkages = _SHRINKAGES[grid.bits][::-1]
+    if isinstance(zero_points, float):
+        signs = (1, -1) if grid.has_signed_scales else (1,)
+        zero = np.float32(zero_points)
+        return [(scales * (shrinkage * np.float32(sign)), zero) for shrinkage in shrinkages for sign in signs]
+    low, high = np.minimum(blocks.min(axis=-1), 0), np.maximum(blocks.max(axis=-1), 0)
+    narrowed = [usable((high - low) * shrinkage / np.float32(grid.largest_code)) for shrinkage in shrinkages]
+    zeros = [
+        np.clip(np.rint(-low * shrinkage / scale), 0, grid.largest_code)
+        for scale, shrinkage in zip(narrowed, shrinkages, strict=True)
+    ]
+    return list(zip(narrowed, zeros, strict=True))
+
+
+@dataclass(slots=True, init=False)
+class _Search:
+    """The best scales so far of N blocks, and what is needed to judge others.
+
+    Blocks lie in columns here: what is done to all of a block's weights is then done to many blocks at once.
+
+    Attributes:
+        scales: [N], fitted to their codes.
+        zero_points: [N].
+    """
+
+    scales: Floats
+    zero_points: Floats
+    _errors: Floats
+    _grid: Grid
+    _blocks: Floats
+    _importance: Floats | None
+    _left_over: Floats
+    _codes: Floats
+    _weighted: Floats
+
+    def __init__(self, grid: Grid, blocks: Floats, importance: Floats | None) -> None:
+        self._grid, self._blocks, self._importance = grid, blocks, importance
+        count = blocks.shape[1]
+        self.scales, self.zero_points = np.ones(count, np.float32), np.zeros(count, np.float32)
+        self._errors = np.full(count, np.inf, np.float32)
+        self._left_over, self._codes = np.empty_like(blocks), np.empty_like(blocks)
+        self._weighted = self._codes if importance is None else np.empty_like(blocks)
+
+    def take(self, scales: Floats, zero_points: Floats | np.float32) -> None:
+        """Fit scales [N] to the codes that they give, and keep those with a smaller error than before."""
+        left_over, codes, weighted = self._left_over, self._codes, self._weighted
+        np.multiply(self._blocks, 1 / scales, out=left_over)
+        np.rint(left_over, out=codes)
+        np.clip(codes, -zero_points, self._grid.largest_code - zero_points, out=codes)
+        left_over -= codes
+        if self._importance is not None:
+            np.multiply(codes, self._importance, out=weighted)
+        power = np.einsum("kn,kn->n", weighted, codes)
+        tilt = np.einsum("kn,kn->n", weighted, left_over)
+        if self._importance is not None:
+            np.multiply(left_over, self._importance, out=weighted)
+            rest = np.einsum("kn,kn->n", weighted, left_over)
+        else:
+            rest = np.einsum("kn,kn->n", left_over, left_over)
+        change = tilt / np.where(power > 0, power, 1)
+        errors = np.square(scales) * (rest - change * tilt)
+        is_better = errors < self._errors
+        np.copyto(self._errors, errors, where=is_better)
+        np.copyto(self.scales, usable(scales * (1 + change)), where=is_better)
+        np.copyto(self.zero_points, zero_points, where=is_better)

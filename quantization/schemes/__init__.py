@@ -21,11 +21,13 @@ class Scheme:
         plan: what becomes of the matrices of a graph, in their order; those that it leaves out stay float32.
         has_blocks: whether it takes a block size and zero points.
         has_methods: whether the codes may be chosen by a method, and matrices be kept at 8 bits.
+        depends_on_processor: whether some processors have a faster form than the one that runs on all.
     """
 
     plan: Callable[[Sequence[Matrix], PlanOptions], list[Planned]]
     has_blocks: bool = True
     has_methods: bool = False
+    depends_on_processor: bool = False
 
 
 def rewrite_graph(

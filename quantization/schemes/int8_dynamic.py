@@ -23,10 +23,10 @@ def plan(matrices: Sequence[Matrix], options: PlanOptions) -> list[Planned]:
     if options.target != "ort":
         raise InvalidInputError("int8-dynamic is made of ONNX Runtime's own operators; TensorRT takes int8 or int4")
     others = [int8.choose(matrix, options) for matrix in matrices if matrix.kind != "linear"]
-    form = ByRow()
+    form = ByRow(is_signed=options.processor == "vnni")
     return others + [
         Planned(matrix=matrix, form=form, reason=_REASON) for matrix in matrices if matrix.kind == "linear"
     ]
 
 
-SCHEME = Scheme(plan=plan, has_blocks=False)
+SCHEME = Scheme(plan=plan, has_blocks=False, depends_on_processor=True)

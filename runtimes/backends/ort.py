@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from codegen_edge.bundle import Bundle, contract
-from codegen_edge.errors import BackendError, BundleError
+from codegen_edge.errors import BackendError, BundleError, RuntimeUnavailableError
+from codegen_edge.machine import has_dot_products, processor_name
 from codegen_edge.ort_session import load_onnxruntime
 from codegen_edge.runtimes.backends.kv_buffers import KVBuffers, bind_host, check_cache_size
 from codegen_edge.runtimes.devices import HOST, Device
@@ -22,6 +23,21 @@ def run_options() -> Any:
     options = load_onnxruntime().RunOptions()
     options.log_severity_level = 4  # a cancelled run is no error to log; failures are raised
     return options
+
+
+def require_cpu_graph(bundle: Bundle) -> None:
+    """Raise unless this is a graph that runtime cpu computes, and this processor as well.
+
+    Raises:
+        BundleError: the graph is of another target or computes in another dtype.
+        RuntimeUnavailableError: the bundle was made for processors of another kind.
+    """
+    bundle.require_graph("cpu", target="ort", compute=("fp32",))
+    if bundle.manifest.processor == "vnni" and not has_dot_products():
+        raise RuntimeUnavailableError(
+            f"{bundle.path} was quantized for processors with 8-bit dot products (VNNI), and {processor_name()} is "
+            "not known to have them: its sums would saturate. Quantize the fp32 bundle again without --for"
+        )
 
 
 class OrtRuntime:

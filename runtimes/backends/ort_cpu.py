@@ -13,7 +13,7 @@ from codegen_edge.bundle import Bundle, contract
 from codegen_edge.errors import RuntimeUnavailableError
 from codegen_edge.ort_session import open_session
 from codegen_edge.runtimes.backends.kv_buffers import cache_dtype
-from codegen_edge.runtimes.backends.ort import OrtRuntime
+from codegen_edge.runtimes.backends.ort import OrtRuntime, require_cpu_graph
 
 _ONE_SCALE = b"DynamicQuantizeMatMul"
 _FLOAT_ACTIVATIONS = 1  # of MatMulNBits' accuracy_level (ContribOperators.md)
@@ -38,7 +38,7 @@ class OrtCpuRuntime(OrtRuntime):
         rounds_activations: bool = True,
     ) -> None:
         bundle.require_task("text-generation")
-        bundle.require_graph("cpu", target="ort", compute=("fp32",))
+        require_cpu_graph(bundle)
         if rows_meet(bundle):
             warnings.warn(
                 f"{bundle.model_path} rounds the activations of all rows of a step with one scale: what a row "

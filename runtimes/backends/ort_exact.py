@@ -28,7 +28,7 @@ from codegen_edge.bundle.graph_file import graph_of_an_export, read_model, sessi
 from codegen_edge.errors import BackendError, BundleError, IntegrityError, RuntimeUnavailableError
 from codegen_edge.ort_session import open_session
 from codegen_edge.runtimes.backends.kv_buffers import KVBuffers, bind_host, cache_dtype, check_cache_size
-from codegen_edge.runtimes.backends.ort import OrtRuntime, run_bound, run_options
+from codegen_edge.runtimes.backends.ort import OrtRuntime, require_cpu_graph, run_bound, run_options
 from codegen_edge.runtimes.runtime import Logits, Runtime, TokenIds
 
 _QUERY_LENGTHS = "query_seqlens"
@@ -63,7 +63,7 @@ class ExactOrtRuntime(OrtRuntime):
 
     def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
         bundle.require_task("text-generation")
-        bundle.require_graph("cpu", target="ort", compute=("fp32",))
+        require_cpu_graph(bundle)
         model = read_model(bundle)
         with graph_of_an_export(bundle):
             _put_side_by_side(model)

@@ -24,6 +24,18 @@ def processor_features() -> dict[str, bool]:
     return {name: name in flags for name in _FEATURES}
 
 
+def has_dot_products() -> bool:
+    """Whether products of unsigned and signed 8-bit integers are summed in 32 bits: VNNI on x86, or Arm.
+
+    Without, onnxruntime's kernel sums pairs of them in 16 bits, which saturate. A processor of x86 whose features are
+    not known (systems other than Linux) counts as one without.
+    """
+    if platform.machine().lower() in {"aarch64", "arm64"}:
+        return True
+    features = processor_features()
+    return features["avx_vnni"] or features["avx512_vnni"]
+
+
 def _facts() -> dict[str, str]:
     """The last processor of /proc/cpuinfo; empty where there is no such file."""
     cpuinfo = Path("/proc/cpuinfo")

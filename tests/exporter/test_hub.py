@@ -80,6 +80,7 @@ def hub(tiny_checkpoint: Path, tmp_path: Path) -> Iterator[Hub]:
                 self.wfile.write(content)
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = False  # closing it waits for them
     served.url = f"http://127.0.0.1:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever)
     thread.start()

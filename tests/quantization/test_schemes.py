@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 
 from codegen_edge.bundle import Bundle, open_bundle
 from codegen_edge.bundle.weights import Weight
-from codegen_edge.errors import BundleError, InvalidInputError, NumericsError, StorageError
+from codegen_edge.errors import BundleError, InvalidInputError, NumericsError, RuntimeUnavailableError, StorageError
 from codegen_edge.evaluation.parity.compare import kl_divergence
 from codegen_edge.evaluation.quality.damage import kl_divergences, measure_damage
 from codegen_edge.evaluation.quality.scoring import spread_sample
 from codegen_edge.exporter import ExportOptions, export_checkpoint, locate_checkpoint
 from codegen_edge.exporter.random_checkpoint import ModelShape, write_random_checkpoint
+from codegen_edge.machine import has_dot_products
 from codegen_edge.quantization import QuantizeOptions, quantize_bundle
 from codegen_edge.quantization.matrices import Matrix
 from codegen_edge.quantization.plan import Making, PlanOptions
@@ -88,6 +89,31 @@ def test_graph_computes_with_what_the_report_dequantized(
     assert rounding < (1e-6 if scheme == "fp16" else 0.05)
     wrong = np.abs(expected - np.roll(actual, 1, axis=0)).mean() / expected.std()
     assert rounding < wrong / 10
+
+
+def test_bundle_for_dot_products_computes_the_same_bits_there_and_runs_nowhere_else(
+    quantized: Quantized, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bundle, report = quantized("int8-dynamic", processor="vnni")
+    portable, of_portable = quantized("int8-dynamic")
+    assert [each.relative_error for each in report.tensors] == [each.relative_error for each in of_portable.tensors]
+    assert (bundle.manifest.processor, portable.manifest.processor) == ("vnni", "any")
+    initializers = onnx.load(str(bundle.model_path), load_external_data=False).graph.initializer
+    assert sum(each.data_type == onnx.TensorProto.INT8 for each in initializers if each.name.endswith(".codes")) == 8
+    if has_dot_products():
+        np.testing.assert_array_equal(logits_of(bundle), logits_of(portable))
+    monkeypatch.setattr("codegen_edge.machine.processor_features", lambda: dict.fromkeys(("avx_vnni", "avx512_vnni")))
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    with pytest.raises(RuntimeUnavailableError, match="would saturate"):
+        open_runtime("cpu", bundle)
+    logits_of(portable)
+
+
+def test_processor_goes_with_a_scheme_that_depends_on_it() -> None:
+    with pytest.raises(InvalidInputError, match="int8 is the same for every processor"):
+        QuantizeOptions(scheme="int8", processor="vnni")
+    with pytest.raises(InvalidInputError, match="processor must be one of any, vnni, got 'z80'"):
+        QuantizeOptions(scheme="int8-dynamic", processor="z80")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)

@@ -33,12 +33,14 @@ Task = Literal["text-generation", "feature-extraction"]
 Target = Literal["ort", "tensorrt"]
 KVPrecision = Literal["float", "int8"]
 Compute = Literal["fp32", "fp16", "bf16"]
+Processor = Literal["any", "vnni"]
 KVPart = Literal["key", "value"]
 
 TASKS: tuple[Task, ...] = get_args(Task)
 TARGETS: tuple[Target, ...] = get_args(Target)
 KV_PRECISIONS: tuple[KVPrecision, ...] = get_args(KVPrecision)
 COMPUTES: tuple[Compute, ...] = get_args(Compute)
+PROCESSORS: tuple[Processor, ...] = get_args(Processor)
 KV_PARTS: tuple[KVPart, ...] = get_args(KVPart)
 
 FULL_PRECISION = "fp32"

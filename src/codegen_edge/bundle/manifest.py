@@ -93,6 +93,8 @@ class Manifest:
         files: every other file of the bundle by its relative path.
         kv_cache: "float" (past and present are of the dtype that the graph computes in), or "int8".
         compute: dtype that the graph computes in.
+        processor: "any", or "vnni" for a graph whose integer products are exact only on processors with 8-bit dot
+            products (VNNI on x86, or Arm).
         built_of: fingerprint of the bundle that this one was built of for a GPU, or None.
         engines: how its engines were built, or None for a bundle that holds a graph.
         parity: the verdict of the last verification, or None when it was never verified.
@@ -107,6 +109,7 @@ class Manifest:
     files: dict[str, FileRecord]
     kv_cache: contract.KVPrecision = "float"
     compute: contract.Compute = "fp32"
+    processor: contract.Processor = "any"
     built_of: str | None = None
     engines: Engines | None = None
     parity: dict[str, Any] | None = None
@@ -146,6 +149,7 @@ class Manifest:
                 files={name: FileRecord(**record) for name, record in fields["files"].items()},
                 kv_cache="float" if fields.get("kv_cache", "fp32") == "fp32" else fields["kv_cache"],  # before 0.1
                 compute=fields.get("compute", "fp32"),
+                processor=fields.get("processor", "any"),
                 built_of=fields.get("built_of"),
                 engines=engines,
                 parity=fields.get("parity"),
@@ -160,6 +164,7 @@ class Manifest:
             ("target", contract.TARGETS),
             ("kv_cache", contract.KV_PRECISIONS),
             ("compute", contract.COMPUTES),
+            ("processor", contract.PROCESSORS),
         ):
             if getattr(manifest, name) not in known:
                 raise BundleError(
