@@ -27,8 +27,9 @@ ROOMS := exporter runtimes generation quantization evaluation server checkpoints
 LINK_ROOMS = for room in $(ROOMS); do ln -sfn ../../$$room src/codegen_edge/$$room; done
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo train test test-oldest test-newest compatibility constraints lint typecheck bench test-gpu \
-	bench-gpu exactness exactness-elsewhere bench-exactness bench-serve soak interop docs wheel release-check clean
+.PHONY: help install demo train test test-oldest test-newest compatibility constraints lint typecheck bench peers \
+	bench-peers test-gpu bench-gpu exactness exactness-elsewhere bench-exactness bench-serve soak interop docs wheel \
+	release-check clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-19s %s\n", $$1, $$2}'
@@ -45,7 +46,11 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP) ## export the trained checkpoint, prove it equal, quantize it, generate with it
 	$(BIN)/codegen-edge demo .demo
 
-test: $(STAMP) ## run the test suite and measure its coverage; the main job has targets of its own
+test: $(STAMP) ## run the test suite but for what takes minutes; the main job has targets of its own
+	$(TESTS) -m "not quiet and not long" --numprocesses $(TEST_PROCESSES) --dist loadfile
+	$(TESTS) -m quiet
+
+test-all: $(STAMP) ## run the whole test suite and measure its coverage
 	$(TESTS) -m "not quiet" --numprocesses $(TEST_PROCESSES) --dist loadfile --cov --cov-report=
 	$(TESTS) -m quiet --cov --cov-append
 
@@ -94,6 +99,13 @@ bench: $(STAMP) ## measure export memory, 350M parity, quantization, generation 
 	$(BIN)/python -m benchmarks.generation
 	$(BIN)/python -m benchmarks.slots
 	$(BIN)/python -m benchmarks.micro
+	$(BIN)/python -m benchmarks.neighbours
+
+peers: $(STAMP) ## install other programs that run CodeGen, each in an environment of its own in .venv-peers
+	$(BIN)/python -m benchmarks.peers.environments
+
+bench-peers: $(STAMP) ## the peers beside us: speed, memory, cold start and export, in interleaved rounds
+	$(BIN)/python -m benchmarks.peers
 
 $(GPU_STAMP): pyproject.toml
 	$(PYTHON) -m venv $(GPU_VENV)
@@ -148,5 +160,5 @@ release-check: $(STAMP) ## build sdist and wheel, check them, run README's tour 
 	$(BIN)/python -m benchmarks.release_check
 
 clean: ## remove what the targets made, but for .train, the state of a long training
-	rm -rf $(VENV) $(GPU_VENV) $(OLDEST_VENV) $(NEWEST_VENV) $(DOCS_VENV) .venv-constraints build dist site *.egg-info .coverage .interop .demo* .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(GPU_VENV) $(OLDEST_VENV) $(NEWEST_VENV) $(DOCS_VENV) .venv-constraints .venv-peers .peers build dist site *.egg-info .coverage .interop .demo* .mypy_cache .pytest_cache .ruff_cache .hypothesis
 	rm -f $(addprefix src/codegen_edge/,$(ROOMS))

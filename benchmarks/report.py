@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import shown_ratio
-from benchmarks.tables import evaluation, exactness, serving
+from benchmarks.peers.chart import peers_chart
+from benchmarks.tables import evaluation, exactness, neighbours, peers, serving
 from benchmarks.tables.common import RESULTS, load, processor
 from codegen_edge.evaluation.quality.intervals import shown_interval
 
@@ -19,42 +21,52 @@ PERFORMANCE_PAGE = REPOSITORY / "docs" / "performance.md"
 EVALUATION_PAGE = REPOSITORY / "docs" / "evaluate.md"
 PAGES = (README, GPU_PAGE, EXACTNESS_PAGE, SERVING_PAGE, PERFORMANCE_PAGE, EVALUATION_PAGE)
 PICTURE = REPOSITORY / "docs" / "export_memory.svg"
+PEERS_PICTURE = REPOSITORY / "docs" / "pictures" / "peers.svg"
 START, END = "<!-- results:", "<!-- end of results -->"
 
 
 def render(page: Path) -> str:
-    """A page with its results section written anew."""
-    head, _, rest = page.read_text().partition(START)
-    comment, _, rest = rest.partition("\n")
-    _, _, tail = rest.partition(END)
-    parts = {
+    """A page with its results sections written anew, one after the other."""
+    sections: dict[Path, tuple[tuple[Callable[[], list[str]], ...], ...]] = {
         README: (
-            _parity_lines,
-            _interop_lines,
-            exactness.exactness_line,
-            _quantization_lines,
-            _generation_lines,
-            _memory_lines,
+            (
+                _parity_lines,
+                _interop_lines,
+                exactness.exactness_line,
+                _quantization_lines,
+                _generation_lines,
+                _memory_lines,
+            ),
         ),
-        GPU_PAGE: (_gpu_lines,),
+        GPU_PAGE: ((_gpu_lines,),),
         EXACTNESS_PAGE: (
-            exactness.count_lines,
-            exactness.cost_lines,
-            exactness.generation_cost_lines,
-            exactness.emulated_lines,
-            exactness.outlier_lines,
+            (
+                exactness.count_lines,
+                exactness.cost_lines,
+                exactness.generation_cost_lines,
+                exactness.emulated_lines,
+                exactness.outlier_lines,
+            ),
         ),
-        SERVING_PAGE: (serving.serve_lines,),
-        PERFORMANCE_PAGE: (serving.kernel_lines,),
+        SERVING_PAGE: ((serving.serve_lines,),),
+        PERFORMANCE_PAGE: ((serving.kernel_lines,), (neighbours.neighbour_lines,), (peers.peers_lines,)),
         EVALUATION_PAGE: (
-            evaluation.precision_lines,
-            evaluation.oracle_lines,
-            evaluation.equality_lines,
-            evaluation.cache_lines,
+            (
+                evaluation.precision_lines,
+                evaluation.oracle_lines,
+                evaluation.equality_lines,
+                evaluation.cache_lines,
+            ),
         ),
     }
-    section = "\n\n".join("\n".join(lines()) for lines in parts[page])
-    return f"{head}{START}{comment}\n{section}\n{END}{tail}"
+    written, rest = "", page.read_text()
+    for parts in sections[page]:
+        head, _, rest = rest.partition(START)
+        comment, _, rest = rest.partition("\n")
+        _, _, rest = rest.partition(END)
+        lines = "\n\n".join("\n".join(part()) for part in parts)
+        written += f"{head}{START}{comment}\n{lines}\n{END}"
+    return written + rest
 
 
 def _parity_lines() -> list[str]:
@@ -217,3 +229,5 @@ if __name__ == "__main__":
     for page in PAGES:
         page.write_text(render(page))
     draw()
+    if (RESULTS / "peers.json").is_file():
+        PEERS_PICTURE.write_text(f"{peers_chart(load('peers.json'))}\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -16,6 +17,7 @@ from codegen_edge.generation.beams import beam_search
 from codegen_edge.generation.cancel import CancelToken
 from codegen_edge.generation.editing import suffix_stops
 from codegen_edge.generation.loop import GenerationLoop
+from codegen_edge.generation.model_input import Batch, Prompts, as_batch, check_threads, is_single
 from codegen_edge.generation.output import Collector, Completion, TextEvent, completion_of_beams
 from codegen_edge.generation.params import GenerationParams, merged
 from codegen_edge.generation.prefill import OnPrefill
@@ -55,7 +57,7 @@ class Model:
     @overload
     def generate(
         self,
-        prompt: Sequence[str],
+        prompt: Sequence[str] | Sequence[Sequence[int]],
         params: GenerationParams | None = None,
         *,
         suffix: str | None = None,
@@ -65,9 +67,22 @@ class Model:
         **fields: Any,
     ) -> list[Completion]: ...
 
+    @overload
     def generate(
         self,
-        prompt: str | Sequence[str],
+        prompt: Sequence[int],
+        params: GenerationParams | None = None,
+        *,
+        suffix: str | None = None,
+        draft: Draft | None = None,
+        cancel: CancelToken | None = None,
+        on_prefill: OnPrefill | None = None,
+        **fields: Any,
+    ) -> Completion: ...
+
+    def generate(
+        self,
+        prompt: Prompts,
         params: GenerationParams | None = None,
         *,
         suffix: str | None = None,
@@ -79,7 +94,7 @@ class Model:
         """Generate after one prompt, or after a batch of them.
 
         Args:
-            prompt: a text, or several; each row of a batch gets what it would get alone.
+            prompt: a text or its token ids, or several of them; each row of a batch gets what it would get alone.
             params: how to choose tokens and when to stop; None takes the defaults.
             suffix: a text that follows what is generated; the new text is cut where it meets it. The model does not
                 see it: CodeGen was not trained to fill in.
@@ -99,7 +114,7 @@ class Model:
             NumericsError: the logits are not finite.
             CancelledError: `cancel` was cancelled.
         """
-        prompts, settings = _as_batch(prompt), _with_suffix(merged(params, fields), suffix)
+        prompts, settings = as_batch(prompt), _with_suffix(merged(params, fields), suffix)
         if settings.num_beams > 1:
             if draft is not None:
                 raise InvalidInputError("draft does not go with beam search: all its beams are fed in one step")
@@ -110,11 +125,11 @@ class Model:
             for _ in collector.events():
                 pass
             completions = collector.completions()
-        return completions[0] if isinstance(prompt, str) else completions
+        return completions[0] if is_single(prompt) else completions
 
     def stream(
         self,
-        prompt: str | Sequence[str],
+        prompt: Prompts,
         params: GenerationParams | None = None,
         *,
         suffix: str | None = None,
@@ -130,11 +145,11 @@ class Model:
         settings = _with_suffix(merged(params, fields), suffix)
         if settings.num_beams > 1:
             raise InvalidInputError("beam search has no text before its end; use generate")
-        return GenerationStream(self._collector(self._request(_as_batch(prompt), settings), draft, cancel, on_prefill))
+        return GenerationStream(self._collector(self._request(as_batch(prompt), settings), draft, cancel, on_prefill))
 
     def astream(
         self,
-        prompt: str | Sequence[str],
+        prompt: Prompts,
         params: GenerationParams | None = None,
         *,
         cancel: CancelToken | None = None,
@@ -154,8 +169,10 @@ class Model:
         """A session that `Session.save` wrote with this model; raise IntegrityError for another model's."""
         return Session.load(Path(path), self.runtime, self.tokenizer, fingerprint=self.bundle.fingerprint)
 
-    def _request(self, prompts: list[str], params: GenerationParams) -> Request:
-        token_ids = encode_prompts(prompts, self.tokenizer, params, self.runtime.config)
+    def _request(self, prompts: Batch, params: GenerationParams) -> Request:
+        token_ids = prompts.token_ids
+        if token_ids is None:
+            token_ids = encode_prompts(prompts.texts, self.tokenizer, params, self.runtime.config)
         return Request.of(token_ids, params, self.runtime.config, self.tokenizer.vocab_size)
 
     def _collector(
@@ -194,7 +211,10 @@ class GenerationStream:
         self._events = collector.events()
 
     def __iter__(self) -> Iterator[TextEvent]:
-        return self._events
+        return self
+
+    def __next__(self) -> TextEvent:
+        return next(self._events)
 
     @property
     def completions(self) -> list[Completion]:
@@ -208,13 +228,6 @@ def _with_suffix(params: GenerationParams, suffix: str | None) -> GenerationPara
     return replace(params, stop=(*params.stop, *suffix_stops(suffix)))
 
 
-def _as_batch(prompt: str | Sequence[str]) -> list[str]:
-    prompts = [prompt] if isinstance(prompt, str) else prompt
-    if not isinstance(prompts, list | tuple) or not all(isinstance(text, str) for text in prompts):
-        raise InvalidInputError(f"a prompt must be a text, or a list or tuple of texts, got {type(prompt).__name__}")
-    return list(prompts)
-
-
 def load_model(path: str | Path, *, runtime: str = "cpu", check: Check = "full", **options: Any) -> Model:
     """Open a bundle for generation.
 
@@ -226,10 +239,14 @@ def load_model(path: str | Path, *, runtime: str = "cpu", check: Check = "full",
             `open_runtime`.
 
     Raises:
+        InvalidInputError: `path` is no path, or an option is of another runtime, of another type or out of range.
         BundleError: the folder is no bundle for text generation.
         IntegrityError: a file is missing, truncated or altered.
         RuntimeUnavailableError: the runtime cannot be had here.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise InvalidInputError(f"path must be the path of a bundle's folder, got {type(path).__name__}")
+    check_threads(options.get("threads"))
     for left in reversed(range(_MOST_TRIES)):
         bundle = open_bundle(path, check=check)
         bundle.require_task("text-generation")

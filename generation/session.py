@@ -57,13 +57,21 @@ class Session:
         return len(self._ids)
 
     def append(self, text: str) -> None:
-        """Add a text; it is tokenized by itself, and read with the next generation."""
+        """Add a text; it is tokenized by itself, and read with the next generation.
+
+        Raises:
+            InvalidInputError: it is no text, or no valid Unicode; a stream of the session still runs.
+        """
         self._require_idle()
+        if not isinstance(text, str):
+            raise InvalidInputError(f"text must be a string, got {type(text).__name__}")
         self._ids += self._tokenizer.encode(text)
 
     def rewind(self, num_tokens: int) -> None:
         """Forget the text beyond its first tokens; raise InvalidInputError where it has fewer."""
         self._require_idle()
+        if not isinstance(num_tokens, int) or isinstance(num_tokens, bool):
+            raise InvalidInputError(f"num_tokens must be an integer, got {num_tokens!r}")
         if not 0 <= num_tokens <= len(self._ids):
             raise InvalidInputError(f"the session has {len(self._ids)} tokens, it cannot be rewound to {num_tokens}")
         del self._ids[num_tokens:]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from codegen_edge.bundle import Bundle, contract
 from codegen_edge.errors import BackendError, ContextLengthError, InvalidInputError
 from codegen_edge.ort_session import open_session
+from codegen_edge.runtimes.backends.ort import require_open
 
 
 class FeatureExtractor:
@@ -25,6 +27,7 @@ class FeatureExtractor:
         self.config = bundle.manifest.model
         with bundle.reading():
             self._session = open_session(bundle.at(contract.MODEL_FILE), threads)
+        self._process = os.getpid()
 
     def extract(self, token_ids: Sequence[Sequence[int]]) -> list[NDArray[np.float32]]:
         """Hidden states of a batch of token sequences.
@@ -53,11 +56,13 @@ class FeatureExtractor:
             mask[index, : len(row)] = 1
         if ids.min() < 0 or ids.max() >= self.config.vocab_size:
             raise InvalidInputError(f"a token id is outside the vocabulary of {self.config.vocab_size}")
+        session = require_open(self._session, "cpu", self._process)
         try:
-            (hidden,) = self._session.run(
+            (hidden,) = session.run(
                 [contract.LAST_HIDDEN_STATE], {contract.INPUT_IDS: ids, contract.ATTENTION_MASK: mask}
             )
         # onnxruntime's exceptions share no base but Exception.
         except Exception as exc:
-            raise BackendError(f"onnxruntime failed on {ids.shape[0]}x{longest} tokens: {exc}") from exc
+            reason = " ".join(str(exc).split())
+            raise BackendError(f"onnxruntime failed on {ids.shape[0]}x{longest} tokens: {reason}") from exc
         return [hidden[index, : len(row)] for index, row in enumerate(token_ids)]

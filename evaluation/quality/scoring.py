@@ -76,8 +76,15 @@ def _windows(num_inputs: int, context: int) -> Iterator[tuple[int, int, int]]:
         yield first - (context - half), first, end
 
 
-def negative_log_likelihood(logits: Logits, targets: NDArray[np.int64]) -> NDArray[np.float64]:
-    """[T] nats that each target costs under softmax(logits), from logits [T, V].
+def negative_log_likelihood(
+    logits: Logits, targets: NDArray[np.int64], totals: NDArray[np.float64] | None = None
+) -> NDArray[np.float64]:
+    """[T] nats that each target costs under softmax(logits).
+
+    Args:
+        logits: [T, V].
+        targets: [T] ids.
+        totals: [T] what `log_sum_exp` gives for the logits, where that is known.
 
     Raises:
         NumericsError: a logit is NaN or infinite.
@@ -85,7 +92,7 @@ def negative_log_likelihood(logits: Logits, targets: NDArray[np.int64]) -> NDArr
     if not np.isfinite(logits).all():
         raise NumericsError("the model's logits hold NaN or infinity; the text cannot be scored")
     chosen = logits[np.arange(len(targets)), targets].astype(np.float64)
-    return log_sum_exp(logits) - chosen
+    return (log_sum_exp(logits) if totals is None else totals) - chosen
 
 
 def log_sum_exp(logits: Logits) -> NDArray[np.float64]:

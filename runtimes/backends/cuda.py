@@ -22,7 +22,7 @@ from codegen_edge.runtimes.backends.kv_buffers import (
     cache_dtype,
     check_cache_size,
 )
-from codegen_edge.runtimes.backends.ort import OrtRuntime, run_bound, run_options
+from codegen_edge.runtimes.backends.ort import OrtRuntime, require_open, run_bound, run_options
 from codegen_edge.runtimes.devices import Device
 from codegen_edge.runtimes.devices.cuda import ALLOCATION_LOCK, CudaDevice
 from codegen_edge.runtimes.runtime import KVCache, Logits, TokenIds
@@ -118,9 +118,9 @@ class CudaGraphRuntime(OrtRuntime):
         all_logits: bool,
     ) -> Logits:
         recording = self._lent.get(cache)
-        if self._session is None or recording is None or not recording.is_of(cache, token_ids):
+        if recording is None or not recording.is_of(cache, token_ids):
             return super()._run(token_ids, cache, rows, counts, all_logits=all_logits)
-        return recording.run(self._session, token_ids, cache)
+        return recording.run(require_open(self._session, self.name, self._process), token_ids, cache)
 
 
 class _Recording:

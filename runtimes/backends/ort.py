@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from itertools import product
 from typing import Any
 
@@ -63,6 +64,7 @@ class OrtRuntime:
         self._cache_dtype = cache_dtype
         self._device = device
         self._session = session
+        self._process = os.getpid()
         self._check_graph(bundle)
         # The input that spares the LM head: its name, and its value for all positions and for the last.
         self._keep = (contract.NUM_LOGITS_TO_KEEP, 0, 1)
@@ -144,8 +146,7 @@ class OrtRuntime:
         all_logits: bool,
     ) -> Logits:
         """Run the graph on some rows of the cache; return [B, T or 1, V]."""
-        if self._session is None:
-            raise BackendError(f"the {self.name} runtime was closed")
+        session = require_open(self._session, self.name, self._process)
         totals = cache.lengths[rows] + counts  # [B], S of each row
         batch_size, num_new = token_ids.shape
         # Right padding: row b's mask has totals[b] ones. [B, S]
@@ -156,13 +157,36 @@ class OrtRuntime:
         ids = np.ascontiguousarray(token_ids)
         keep_name, of_all, of_last = self._keep
         keep = np.array([of_all if all_logits else of_last], np.int64)
-        binding = cache.binding(self._session, rows)
+        binding = cache.binding(session, rows)
         bind_host(binding.bind_input, contract.INPUT_IDS, ids)
         bind_host(binding.bind_input, contract.ATTENTION_MASK, mask)
         bind_host(binding.bind_input, keep_name, keep)
         bind_host(binding.bind_output, contract.LOGITS, logits)
-        run_bound(self._session, binding, cache, token_ids.shape)
+        run_bound(session, binding, cache, token_ids.shape)
         return logits
+
+
+def require_open(session: Any | None, name: str, process: int) -> Any:
+    """A runtime's session, where it is open and this is the process that opened it.
+
+    A fork has the session's memory and none of its threads: a step of it may wait for them for good.
+
+    Args:
+        session: None where the runtime was closed; another thread may close it any time, so the one returned is used.
+        name: of the runtime.
+        process: id of the process that opened it.
+
+    Raises:
+        BackendError: it was closed, or opened by another process.
+    """
+    if session is None:
+        raise BackendError(f"the {name} runtime was closed")
+    if process != os.getpid():
+        raise BackendError(
+            f"the {name} runtime was opened in process {process}, of which this one is a fork: its threads are not "
+            'here. Open it in each process, or start processes with multiprocessing.get_context("spawn")'
+        )
+    return session
 
 
 def run_bound(session: Any, binding: Any, cache: KVBuffers, shape: tuple[int, ...], options: Any | None = None) -> None:
@@ -176,5 +200,6 @@ def run_bound(session: Any, binding: Any, cache: KVBuffers, shape: tuple[int, ..
     # onnxruntime's exceptions share no base but Exception.
     except Exception as exc:
         cache.raise_if_interrupted()
-        raise BackendError(f"onnxruntime failed in a step of {shape[0]}x{shape[1]} tokens: {exc}") from exc
+        reason = " ".join(str(exc).split())
+        raise BackendError(f"onnxruntime failed in a step of {shape[0]}x{shape[1]} tokens: {reason}") from exc
     cache.raise_if_interrupted()

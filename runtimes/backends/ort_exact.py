@@ -25,10 +25,10 @@ from numpy.typing import NDArray
 
 from codegen_edge.bundle import Bundle, contract
 from codegen_edge.bundle.graph_file import graph_of_an_export, read_model, session_source
-from codegen_edge.errors import BackendError, BundleError, IntegrityError, RuntimeUnavailableError
+from codegen_edge.errors import BundleError, IntegrityError, RuntimeUnavailableError
 from codegen_edge.ort_session import open_session
 from codegen_edge.runtimes.backends.kv_buffers import KVBuffers, bind_host, cache_dtype, check_cache_size
-from codegen_edge.runtimes.backends.ort import OrtRuntime, require_cpu_graph, run_bound, run_options
+from codegen_edge.runtimes.backends.ort import OrtRuntime, require_cpu_graph, require_open, run_bound, run_options
 from codegen_edge.runtimes.runtime import Logits, Runtime, TokenIds
 
 _QUERY_LENGTHS = "query_seqlens"
@@ -111,8 +111,7 @@ class ExactOrtRuntime(OrtRuntime):
         all_logits: bool,
     ) -> Logits:
         """Run the graph once over the tokens of all rows; the logits of the real ones, [B, T or 1, V]."""
-        if self._session is None:
-            raise BackendError(f"the {self.name} runtime was closed")
+        session = require_open(self._session, self.name, self._process)
         batch_size, num_new = token_ids.shape
         places = np.argwhere(np.arange(num_new) < counts[:, None])  # [N, 2], row and position of each token
         num_tokens = len(places)
@@ -140,11 +139,11 @@ class ExactOrtRuntime(OrtRuntime):
             _ROW_OF_TOKEN: row_of_token,
             _LOGIT_TOKENS: logit_tokens,
         }
-        binding: Any = cache.binding(self._session, rows)
+        binding: Any = cache.binding(session, rows)
         for name, values in inputs.items():
             bind_host(binding.bind_input, name, values)
         bind_host(binding.bind_output, contract.LOGITS, logits)
-        run_bound(self._session, binding, cache, token_ids.shape)
+        run_bound(session, binding, cache, token_ids.shape)
         logits = logits[: len(kept)]
         if num_tokens == batch_size * num_new or not all_logits:
             return logits.reshape(batch_size, -1, self.config.vocab_size)

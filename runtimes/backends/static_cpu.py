@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from itertools import product
 from typing import Any
 
@@ -9,10 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codegen_edge.bundle import Bundle, contract
-from codegen_edge.errors import BackendError, BundleError
+from codegen_edge.errors import BundleError
 from codegen_edge.ort_session import open_session
 from codegen_edge.runtimes.backends.kv_buffers import KVBuffers, bind_host, check_cache_size
-from codegen_edge.runtimes.backends.ort import run_bound, run_options
+from codegen_edge.runtimes.backends.ort import require_open, run_bound, run_options
 from codegen_edge.runtimes.backends.static_step import StaticRuntime
 from codegen_edge.runtimes.devices import HostArray
 from codegen_edge.runtimes.runtime import TokenIds
@@ -37,6 +38,7 @@ class StaticCpuRuntime(StaticRuntime):
         self.config = bundle.manifest.model
         with bundle.reading():
             self._session = open_session(bundle.at(contract.MODEL_FILE), threads)
+        self._process = os.getpid()
         self._check_graph(bundle)
 
     def _check_graph(self, bundle: Bundle) -> None:
@@ -58,15 +60,14 @@ class StaticCpuRuntime(StaticRuntime):
 
     def _run(self, token_ids: TokenIds, cache: KVBuffers, past_length: NDArray[np.int64]) -> HostArray:
         """Run the graph on all rows; return [B, 1, T, V]."""
-        if self._session is None:
-            raise BackendError(f"the {self.name} runtime was closed")
+        session = require_open(self._session, self.name, self._process)
         batch_size, num_new = token_ids.shape
         logits = np.empty((batch_size, num_new, self.config.vocab_size), np.float32)
-        binding: Any = cache.binding(self._session, slice(0, batch_size))
+        binding: Any = cache.binding(session, slice(0, batch_size))
         bind_host(binding.bind_input, contract.INPUT_IDS, token_ids)
         bind_host(binding.bind_input, contract.PAST_LENGTH, past_length)
         bind_host(binding.bind_output, contract.LOGITS, logits)
-        run_bound(self._session, binding, cache, token_ids.shape)
+        run_bound(session, binding, cache, token_ids.shape)
         return HostArray(logits[:, None])
 
 

@@ -108,7 +108,16 @@ class Guard:
             )
 
     def _check_length(self, scope: Scope) -> None:
-        length = Headers(scope=scope).get("content-length", "")
+        headers = Headers(scope=scope)
+        length = headers.get("content-length", "")
+        if length and "transfer-encoding" in headers:
+            # A proxy may read the one and this server the other: two requests where it saw one (RFC 9112, 6.1).
+            raise ApiError(
+                400,
+                "a body has a Content-Length or a Transfer-Encoding, not both",
+                code="invalid_request",
+                headers={"Connection": "close"},
+            )
         if length.isascii() and length.isdecimal() and int(length) > self._settings.max_body_bytes:
             raise self._too_large()
 

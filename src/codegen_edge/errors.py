@@ -18,7 +18,8 @@
     └── CancelledError             the work was cancelled
 
 Errors of other libraries are mapped into this tree where they enter, with `raise … from exc`.
-`exit_code` is what the command line returns: 2 for what the user can repair, 1 for failures.
+`exit_code` is what the command line returns: 1 for a difference that was found, 2 for wrong input, 3 for what the
+machine lacks, 70 for all others. The command line's table of them is in `cli/ending.py`.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class CodegenEdgeError(Exception):
         hint: what the command line adds to it: the command or the flag that helps.
     """
 
-    exit_code = 1
+    exit_code = 70
 
     def __init__(self, message: str = "", *, hint: str = "") -> None:
         super().__init__(message)
@@ -84,7 +85,7 @@ class NumericsError(CodegenEdgeError):
 class RuntimeUnavailableError(CodegenEdgeError):
     """The runtime that was asked for cannot be had on this machine; no other one is tried."""
 
-    exit_code = 2
+    exit_code = 3
 
 
 class IncompatibleVersionError(RuntimeUnavailableError):
@@ -98,9 +99,13 @@ class SandboxUnavailableError(RuntimeUnavailableError):
 class BackendError(CodegenEdgeError):
     """A runtime failed while it ran."""
 
+    exit_code = 3
+
 
 class StorageError(CodegenEdgeError):
     """The result could not be written; what was there before is intact."""
+
+    exit_code = 3
 
 
 class ParityError(CodegenEdgeError):
@@ -111,6 +116,8 @@ class ParityError(CodegenEdgeError):
         hint: as of every error.
         report: the comparison, a ParityReport, where there is one.
     """
+
+    exit_code = 1
 
     def __init__(self, message: str = "", *, hint: str = "", report: Any = None) -> None:
         super().__init__(message, hint=hint)

@@ -18,6 +18,10 @@ from codegen_edge.errors import BundleError, InvalidInputError, RuntimeUnavailab
 
 PROVIDER = "CPUExecutionProvider"
 CUDA_PROVIDER = "CUDAExecutionProvider"
+# How long a thread that waits for the others keeps its core. By default that is until a whole run is over; beside one
+# busy process half of the speed went that way (docs/performance.md). onnxruntime before 1.32 does not know the setting.
+THREADING = {"session.intra_op.spin_duration_us": "20"}
+
 # Of the mask, integers of a few bytes: ONNX Runtime keeps them on the host on purpose. No other node of the graph has
 # one of these operators but the cast of the logits.
 _SHAPE_OPERATORS = {"Shape", "ReduceSum", "Sub", "Cast"}
@@ -86,6 +90,8 @@ def open_session(
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or default_threads()
     options.inter_op_num_threads = 1
+    for name, value in THREADING.items():
+        options.add_session_config_entry(name, value)
     if weights_folder is not None:
         options.add_session_config_entry(_WEIGHTS_FOLDER, str(weights_folder))
     replaced = {name: ort.OrtValue.ortvalue_from_numpy(weight) for name, weight in (weights or {}).items()}

@@ -87,6 +87,7 @@ def test_card_says_what_the_record_says(folder: Path, record: TrainingRecord) ->
     assert record.seconds >= 3600
 
 
+@pytest.mark.long
 def test_bits_per_byte_of_the_card_measured_again(trained_bundle: Bundle, folder: Path) -> None:
     row = re.search(r"^\| bits per byte \| ([\d.]+) \| ([\d.]+) \|$", (folder / "README.md").read_text(), re.MULTILINE)
     assert row is not None

@@ -43,11 +43,11 @@ def test_undo_forgets_a_turn_and_an_empty_line_goes_on(tiny_bundle: Bundle) -> N
 
 def test_session_is_saved_and_loaded(tiny_bundle: Bundle, tmp_path: Path) -> None:
     path = tmp_path / "turns.session"
-    first = chat(tiny_bundle, "def hello_world():", f"/save {path}", "/show")
+    first = chat(tiny_bundle, "def hello_world():", f"/save-session {path}", "/show")
     second = chat(tiny_bundle, f"/load {path}", "/show", "/load nothing.session", "/dance", "/help")
-    program = first.stdout.rpartition(">>> ")[0].rpartition(">>> ")[2].strip()
-    assert program
-    assert program in second.stdout
+    program = second.stdout.rstrip("\n")
+    assert program.startswith("def hello_world():\n")
+    assert first.stdout.endswith(second.stdout)
     assert "no session that can be read" in second.stderr
     assert "/dance cannot be done" in second.stderr
 
@@ -56,7 +56,37 @@ def test_too_long_a_turn_is_an_error_and_the_program_stays(tiny_bundle: Bundle) 
     result = chat(tiny_bundle, "x = 1", "import os " * 200, "/show")
     assert result.exit_code == 0
     assert "error: the prompt has" in result.stderr
-    assert "x = 1" in result.stdout.rpartition(">>> ")[0]
+    assert "\nx = 1\n" in result.stdout
+
+
+def test_program_is_saved_as_text_and_never_over_a_file(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    path = tmp_path / "program.py"
+    result = chat(tiny_bundle, "x = 1", f"/save {path}", f"/save {path}", f"/save-session {path}", f"/save {tmp_path}")
+    assert path.read_text().startswith("x = 1\n")
+    assert result.stderr.count(f"{path} exists, and nobody can be asked") == 2
+    assert "no regular file" in result.stderr
+
+
+def test_settings_are_shown_and_changed(tiny_bundle: Bundle) -> None:
+    lines = ("/set max-new-tokens 2", "/set stop \\n\\n", "/set single-block on", "x = 1", "/settings")
+    wrong = ("/set top-p 0.5", "/set max-new-tokens many", "/set colour red", "/set single-block perhaps")
+    result = chat(tiny_bundle, *lines, "/set stop", *wrong, "/set temperature 0.5", options=("--json",))
+    assert [len(json.loads(line)["token_ids"]) for line in result.stdout.splitlines()] == [2]
+    for shown in (
+        "max-new-tokens is 2",
+        "stop is '\\n\\n'",
+        "single-block is on",
+        "stop is none",
+        "temperature is 0.5",
+    ):
+        assert shown in result.stderr
+    for error in (
+        "give a temperature above 0",
+        "'many' is not a valid integer",
+        "there is no setting colour",
+        "on or off",
+    ):
+        assert error in result.stderr
 
 
 def generate(bundle: Bundle, *options: object) -> Result:
@@ -84,7 +114,7 @@ def test_draft_changes_nothing(draft: str, tiny_bundle: Bundle) -> None:
     plain = generate(tiny_bundle, "--max-new-tokens", 30)
     drafted = generate(tiny_bundle, "--max-new-tokens", 30, "--draft", tiny_bundle.path if draft == "bundle" else draft)
     assert drafted.exit_code == 0
-    assert drafted.output == plain.output
+    assert drafted.stdout == plain.stdout
 
 
 @pytest.mark.parametrize(

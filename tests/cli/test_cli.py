@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,49 +17,14 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from codegen_edge import cli, open_bundle
+from codegen_edge import open_bundle
 from codegen_edge.bundle import Bundle, contract
 from codegen_edge.bundle.storage import sha256_of
+from codegen_edge.dependencies import install_command
 from codegen_edge.exporter import export_checkpoint, locate_checkpoint
 from codegen_edge.exporter.random_checkpoint import ModelShape
+from tests.cli.running import Run
 from tests.conftest import MakeCheckpoint
-
-
-@dataclass
-class Done:
-    """How a command ended and what it printed."""
-
-    code: int
-    stdout: str
-    stderr: str
-
-    @property
-    def error(self) -> str:
-        """The one line that an error is."""
-        lines = self.stderr.strip().splitlines()
-        assert len(lines) == 1, self.stderr
-        assert "Traceback" not in self.stderr
-        return lines[0]
-
-
-Run = Callable[..., Done]
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """Run a command in this process."""
-
-    def run_command(*arguments: object) -> Done:
-        handler = signal.getsignal(signal.SIGTERM)
-        monkeypatch.setattr(sys, "argv", ["codegen-edge", *map(str, arguments)])
-        with pytest.raises(SystemExit) as exit_info:
-            cli.main()
-        signal.signal(signal.SIGTERM, handler)
-        printed = capsys.readouterr()
-        code = exit_info.value.code
-        return Done(code if isinstance(code, int) else 0 if code is None else 1, printed.out, printed.err)
-
-    return run_command
 
 
 def test_tour_from_checkpoint_to_text(run: Run, tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -71,9 +35,10 @@ def test_tour_from_checkpoint_to_text(run: Run, tiny_checkpoint: Path, tmp_path:
     assert proved is not None
     assert proved["reference"]["is_source"]
 
-    verified = run("verify", out, "--reference", tiny_checkpoint, "--json", tmp_path / "report.json")
+    verified = run("verify", out, "--reference", tiny_checkpoint, "--json", "--report", tmp_path / "report.json")
     assert verified.code == 0, verified
     assert json.loads((tmp_path / "report.json").read_text())["verdict"] == "equal"
+    assert json.loads(verified.stdout)["verdict"] == "equal"
 
     inspected = run("inspect", out)
     assert inspected.code == 0
@@ -124,16 +89,16 @@ def test_sampling_and_stop_reach_the_loop(run: Run, tiny_bundle: Bundle) -> None
         (("--prompt", "a", "--prompt-file", "-"), "either --prompt"),
         (("--prompt-file", "none.txt"), "none.txt cannot be read"),
         (("--prompt", "é" * 200), "the model's context of 128"),
-        (("--prompt", "a", "--max-new-tokens", 0), "max_new_tokens"),
+        (("--prompt", "a", "--max-new-tokens", 0), "error: --max-new-tokens must be"),
         (("--prompt", "a", "--temperature", -1), "temperature"),
         (("--prompt", "a", "--temperature", "nan"), "temperature"),
-        (("--prompt", "a", "--temperature", 1, "--top-p", 2), "top_p"),
+        (("--prompt", "a", "--temperature", 1, "--top-p", 2), "error: --top-p must be"),
         (("--prompt", "a", "--top-k", 3), "temperature above 0"),
         (("--prompt", "a", "--seed", -1), "seed"),
         (("--prompt", "a", "--stop", ""), "stop"),
         (("--prompt", "a", "--runtime", "gpu"), "--runtime must be one of cpu, static-cpu"),
         (("--prompt", "a", "--runtime", "cuda"), "codegen-edge build BUNDLE OUT --runtime cuda"),
-        (("--prompt", "a", "--device", "1"), "runtime cpu has no device_id"),
+        (("--prompt", "a", "--device", "1"), "runtime cpu has no --device; it has: --threads, --exact-steps"),
         (("--prompt", "a", "--threads", 0), "threads"),
     ],
 )
@@ -217,7 +182,7 @@ def test_bundle_that_differs_ends_in_code_1_and_says_where(
 ) -> None:
     other = make_checkpoint(seed=2)
     report = tmp_path / "report.json"
-    done = run("verify", bundle_copy.path, "--reference", other, "--steps", 2, "--json", report)
+    done = run("verify", bundle_copy.path, "--reference", other, "--steps", 2, "--report", report)
     assert done.code == 1
     assert "is not equal to" in done.stderr
     assert "prompt 0, position 0" in done.stderr
@@ -228,8 +193,12 @@ def test_bundle_that_differs_ends_in_code_1_and_says_where(
     assert not parity["reference"]["is_source"]
 
 
-def test_debug_shows_where_an_error_comes_from(run: Run, tmp_path: Path) -> None:
-    assert "Traceback" in run("--debug", "inspect", tmp_path / "none").stderr
+def test_debug_shows_where_an_error_comes_from_wherever_it_stands(run: Run, tmp_path: Path) -> None:
+    none = tmp_path / "none"
+    for line in ("--debug inspect NONE", "inspect --debug NONE", "inspect NONE --debug", "evaluate --debug NONE"):
+        assert "Traceback" in run(*(none if word == "NONE" else word for word in line.split())).stderr
+    assert "Traceback" in run("evaluate", "perplexity", none, "--debug").stderr
+    assert "Traceback" not in run("inspect", none).stderr
 
 
 def test_doctor_finds_this_environment_whole(run: Run) -> None:
@@ -240,10 +209,10 @@ def test_doctor_finds_this_environment_whole(run: Run) -> None:
 
 def test_doctor_without_a_runtime_fails_and_tells_what_to_install(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    monkeypatch.setenv("COLUMNS", "200")
     done = run("doctor")
-    assert done.code == 1
-    assert 'pip install ".[cpu]"' in done.stdout
+    assert done.code == 3
+    assert install_command("cpu") in " ".join(done.stdout.split())
+    assert max(map(len, done.stdout.splitlines())) <= 80
 
 
 def loaded_modules(statement: str) -> set[str]:

@@ -103,3 +103,33 @@ def test_budget_is_chosen_and_told(tiny_bundle: Bundle, tmp_path: Path) -> None:
     assert "5.0e-02 allowed" in " ".join(outcome.stderr.split())
     refused = run(*arguments[:2], tmp_path / "other", *arguments[3:], "--budget-kl", 0.05, "--measure-tokens", 0)
     assert isinstance(refused.exception, InvalidInputError)
+
+
+def test_short_calibration_text_is_warned_of(int4: tuple[Result, Path]) -> None:
+    stderr = " ".join(int4[0].stderr.split())
+    assert "warning: the calibration text has" in stderr
+    assert "plain rounding costs 2.0%" in stderr
+
+
+def test_json_is_the_report_and_all_tokens_can_be_measured(tiny_bundle: Bundle, tmp_path: Path) -> None:
+    outcome = run("quantize", tiny_bundle.path, tmp_path / "out", "--scheme", "int8", "--measure-tokens", 0, "--json")
+    fields = json.loads(outcome.stdout)
+    assert (fields["report"]["scheme"], fields["report"]["damage"]) == ("int8", None)
+    assert fields["size_bytes"] == open_bundle(tmp_path / "out").size_bytes
+    asked: list[int | None] = []
+
+    def take(*_: object, max_tokens: int | None, **__: object) -> None:
+        asked.append(max_tokens)
+        raise InvalidInputError("that is all that is asked here")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("codegen_edge.workflows.quantizing.measure_damage", take)
+        for tokens in ((), ("--measure-tokens", "all")):
+            run("quantize", tiny_bundle.path, tmp_path / "other", "--scheme", "int8", *tokens)
+    assert asked == [8192, None]
+
+
+def test_tables_are_whole_at_80_columns(int4: tuple[Result, Path]) -> None:
+    for text in (run("inspect", int4[1]).stdout, int4[0].stderr):
+        assert "…" not in text
+        assert max(len(line) for line in text.splitlines() if "warning" not in line) <= 80

@@ -99,6 +99,7 @@ def test_batch_with_cancellation_ends_one_row_and_finishes_the_others(
             assert text.rstrip() == alone.rstrip()
 
 
+@pytest.mark.long
 def test_quantize_to_a_budget_stays_within_it(
     load: Load,
     tiny_bundle: Bundle,

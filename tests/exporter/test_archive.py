@@ -92,6 +92,7 @@ def test_archive_gives_the_bundle_of_its_folder(tiny_checkpoint: Path, tmp_path:
     assert [path.name for path in (tmp_path / "archive").iterdir()] == ["out"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_release_without_tokenizer_takes_another_folders(
     release: Path, tiny_checkpoint: Path, tmp_path: Path, precision: str

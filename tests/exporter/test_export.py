@@ -297,5 +297,5 @@ def test_a_transformers_that_cannot_be_traced_is_an_error_with_versions(
         IncompatibleVersionError, match=r"transformers \d.*TypeError: attention.*Proved are transformers"
     ) as caught:
         export_checkpoint(locate_checkpoint(str(tiny_checkpoint)), tmp_path / "out")
-    assert caught.value.exit_code == 2
+    assert caught.value.exit_code == 3
     assert not (tmp_path / "out").exists()

@@ -18,6 +18,7 @@ from codegen_edge.exporter import ExportOptions, export_checkpoint, locate_check
 from codegen_edge.generation.model import load_model
 from codegen_edge.quantization import QuantizeOptions, quantize_bundle
 from codegen_edge.runtimes import open_runtime
+from tests.fuzz.children import in_child
 
 ALLOWED = {"", "ai.onnx"}
 
@@ -79,6 +80,15 @@ def test_each_runtime_refuses_the_other_target(static_bundle: Bundle, tiny_bundl
         open_runtime("cpu", static_bundle)
     with pytest.raises(BundleError, match="runtime static-cpu needs target tensorrt"):
         open_runtime("static-cpu", tiny_bundle)
+
+
+def test_static_runtime_is_refused_in_a_fork(static_bundle: Bundle) -> None:
+    runtime = open_runtime("static-cpu", static_bundle, threads=2)
+    ids = np.array([[5]], np.int64)
+    assert runtime.step(ids, runtime.new_cache(1, 8)).shape == (1, runtime.config.vocab_size)
+    ended = in_child(lambda: str(runtime.step(ids, runtime.new_cache(1, 8))), seconds=60)
+    assert (ended.outcome, "of which this one is a fork" in ended.words) == ("error", True), ended
+    runtime.close()
 
 
 def test_features_have_no_static_target(tiny_checkpoint: Path, tmp_path: Path) -> None:

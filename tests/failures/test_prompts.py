@@ -200,7 +200,7 @@ def test_memory_that_ends_while_generating_is_one_line(
     with pytest.raises(SystemExit) as exit_info:
         cli.main()
     error = capsys.readouterr().err
-    assert exit_info.value.code == 1
+    assert exit_info.value.code == 3
     assert error.startswith("error: there is not enough memory")
     assert error.count("\n") == 1
 

@@ -180,6 +180,7 @@ def trained(trained_bundle: Bundle) -> Iterator[Runtime]:
     runtime.close()
 
 
+@pytest.mark.long
 def test_greedy_tokens_of_200_prompts_stay_the_same(
     trained: Runtime, trained_bundle: Bundle, record_property: Callable[[str, object], None]
 ) -> None:

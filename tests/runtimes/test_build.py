@@ -338,7 +338,7 @@ def test_command_line_verifies_what_was_built(
         "open_runtime",
         lambda name, bundle: on_the_cpu(bundle) if name == "cuda" else open_runtime(name, bundle),
     )
-    code, told = run(*command, "--json", tmp_path / "report.json")
+    code, told = run(*command, "--report", tmp_path / "report.json")
     assert (code, "is equal to" in told) == (0, True), told
     report = json.loads((tmp_path / "report.json").read_text())
     assert (report["runtime"], report["reference"]["sha256"]) == ("cuda", tiny_bundle.fingerprint)

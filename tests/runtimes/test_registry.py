@@ -9,6 +9,8 @@ from codegen_edge import ort_session
 from codegen_edge.bundle import Bundle
 from codegen_edge.errors import BundleError, InvalidInputError, RuntimeUnavailableError
 from codegen_edge.runtimes import open_runtime
+from codegen_edge.runtimes.features import FeatureExtractor
+from tests.fuzz.children import in_child
 
 
 def test_unknown_runtime_lists_the_known_ones(tiny_bundle: Bundle) -> None:
@@ -53,6 +55,13 @@ def test_manifest_of_another_graph_is_refused(bundle_copy: Bundle, change: dict[
 def test_features_bundle_is_no_text_runtime(feature_bundle: Bundle) -> None:
     with pytest.raises(BundleError, match="needs a bundle for text-generation"):
         open_runtime("cpu", feature_bundle)
+
+
+def test_features_are_refused_in_a_fork(feature_bundle: Bundle) -> None:
+    extractor = FeatureExtractor(feature_bundle, threads=2)
+    assert len(extractor.extract([[1, 2]])) == 1
+    ended = in_child(lambda: str(extractor.extract([[1, 2]])), seconds=60)
+    assert (ended.outcome, "of which this one is a fork" in ended.words) == ("error", True), ended
 
 
 @pytest.mark.parametrize("threads", [0, -1, 10**6, 10**12])

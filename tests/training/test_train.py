@@ -57,6 +57,7 @@ def handlers() -> object:
         signal.signal(number, handler)
 
 
+@pytest.mark.long
 def test_writes_a_checkpoint_that_exports_and_verifies_with_its_card_and_corpora(tmp_path: Path) -> None:
     write_library(tmp_path / "Lib")
     train(tmp_path)
@@ -81,6 +82,7 @@ def test_writes_a_checkpoint_that_exports_and_verifies_with_its_card_and_corpora
     assert verify_bundle(bundle, open_checkpoint(out), num_steps=4, prompts=["def f(x):"]).is_equal
 
 
+@pytest.mark.long
 def test_interrupted_run_ends_with_130_and_goes_on(tmp_path: Path) -> None:
     write_library(tmp_path / "Lib")
     command = [sys.executable, "-m", "training.train", *arguments(tmp_path, steps=100_000)]

@@ -155,7 +155,8 @@ class Manifest:
                 parity=fields.get("parity"),
             )
         except (KeyError, TypeError, ValueError, AttributeError, UnsupportedModelError) as exc:
-            raise BundleError(f"{MANIFEST_FILE} is malformed ({exc}); export the checkpoint again") from exc
+            reason = " ".join(str(exc).split())
+            raise BundleError(f"{MANIFEST_FILE} is malformed ({reason}); export the checkpoint again") from exc
         # A scheme of somebody else's is as good a precision: the graph says how it computes.
         if not isinstance(manifest.precision, str) or not _PRECISION.fullmatch(manifest.precision):
             raise BundleError(f"{MANIFEST_FILE} has precision {manifest.precision!r}, which is no name of a scheme")

@@ -31,6 +31,8 @@ MANIFEST_FILE = "bundle.json"
 
 _CHUNK_BYTES = 4 * 1024 * 1024  # large enough to keep sha256 busy, small enough to stay in cache
 _RENAME_EXCHANGE = 2  # linux/fs.h
+# c10/core/CPUAllocator: "DefaultCPUAllocator: can't allocate memory", on Windows "not enough memory"
+_TORCH_HAS_NO_MEMORY = re.compile("can't allocate memory|not enough memory")
 _AT_FDCWD = -100  # fcntl.h: paths are relative to the working directory
 
 
@@ -87,7 +89,8 @@ def staged_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
                 _keep_modes(stage, target, fresh_mode)
                 _sync_tree(stage)
                 _put_in_place(stage, target)
-                _sync(target.parent)
+                with _in_place(target):
+                    _sync(target.parent)
         finally:
             shutil.rmtree(stage, ignore_errors=True)
 
@@ -110,6 +113,31 @@ def storage_errors(target: Path) -> Iterator[None]:
         if exc.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
             raise StorageError(f"no room left while writing {target}: {exc.strerror}; the old state is intact") from exc
         raise StorageError(f"cannot write {target}: {exc.strerror or exc}; the old state is intact") from exc
+
+
+@contextlib.contextmanager
+def memory_errors(target: Path) -> Iterator[None]:
+    """Map what numpy, onnx-ir and torch raise where the memory does not suffice to StorageError."""
+    try:
+        yield
+    except MemoryError as exc:
+        raise StorageError(f"not enough memory to make {target}; the old state is intact") from exc
+    except RuntimeError as exc:
+        if not _TORCH_HAS_NO_MEMORY.search(str(exc)):
+            raise
+        raise StorageError(f"not enough memory to make {target}; the old state is intact") from exc
+
+
+@contextlib.contextmanager
+def _in_place(target: Path) -> Iterator[None]:
+    """What is new has its name already: an error may lose it at a power failure, and brings nothing old back."""
+    try:
+        yield
+    except OSError as exc:
+        raise StorageError(
+            f"{target} is written and in place, but the disk did not confirm it ({exc.strerror or exc}); "
+            "a power failure may bring the old state back"
+        ) from exc
 
 
 def replace_file(path: Path, data: bytes, *, shown: Path | None = None) -> None:
@@ -139,9 +167,11 @@ def replace_file(path: Path, data: bytes, *, shown: Path | None = None) -> None:
                 file.flush()
                 os.fsync(file.fileno())
             stage.replace(path)
-            _sync(path.parent)
+            with _in_place(shown):
+                _sync(path.parent)
         finally:
-            stage.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # it is swept by the next one
+                stage.unlink(missing_ok=True)
 
 
 def check_target(target: Path, *, overwrite: bool) -> None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from codegen_edge.bundle import Bundle, FileRecord, contract
 from codegen_edge.bundle.graph_file import read_model
 from codegen_edge.bundle.storage import require_free_space, storage_errors
-from codegen_edge.errors import NumericsError
+from codegen_edge.errors import BundleError, NumericsError
 
 Weight = NDArray[np.float32]
 Stored = NDArray[Any]  # whatever dtype an initializer has
@@ -168,13 +168,24 @@ def write_weights(
 
 
 def write_graph(model: ir.Model, folder: Path) -> None:
-    """Write the graph's file, signed with our name and version."""
+    """Write the graph's file, signed with our name and version.
+
+    Raises:
+        BundleError: the graph came from a bundle that no export made, and onnx-ir cannot write it.
+    """
     model.producer_name = "codegen-edge"
     model.producer_version = importlib.metadata.version("codegen-edge")
     model.ir_version = _IR_VERSION
     model.graph.name = "codegen"
-    proto = ir.to_proto(model)
-    (folder / contract.MODEL_FILE).write_bytes(proto.SerializeToString(deterministic=True))
+    try:
+        content = ir.to_proto(model).SerializeToString(deterministic=True)
+    except (OSError, MemoryError):
+        raise
+    # onnx-ir and protobuf share no base: SerdeError, EncodeError, ValueError, TypeError, UnicodeEncodeError, …
+    except Exception as exc:
+        reason = " ".join(str(exc.__cause__ or exc).split())
+        raise BundleError(f"the graph cannot be written, it is not as an export makes it: {reason}") from exc
+    (folder / contract.MODEL_FILE).write_bytes(content)
 
 
 def _store(data: _DataFile, value: ir.Value, array: Stored, path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import onnx_ir as ir
 
 from codegen_edge.bundle import Bundle, FileRecord, Manifest, contract
-from codegen_edge.bundle.storage import MANIFEST_FILE, sha256_of, staged_folder, storage_errors
+from codegen_edge.bundle.storage import MANIFEST_FILE, memory_errors, sha256_of, staged_folder, storage_errors
 from codegen_edge.bundle.weights import Progress, ReadWeight, WeightGroup, write_graph, write_weights
 
 GRAPH_FILES = (contract.MODEL_FILE, contract.WEIGHTS_FILE)
@@ -98,10 +98,10 @@ def write_bundle(out: str | Path, *, overwrite: bool) -> Iterator[BundleWriter]:
 
     Raises:
         InvalidInputError: `out` exists and may not be replaced.
-        StorageError: the disk is full.
+        StorageError: the disk is full, or the memory does not suffice.
     """
     target = Path(out)
-    with staged_folder(target, overwrite=overwrite) as stage:
+    with memory_errors(target), staged_folder(target, overwrite=overwrite) as stage:
         writer = BundleWriter(target, stage)
         yield writer
         writer.seal()

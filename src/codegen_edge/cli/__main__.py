@@ -1,4 +1,4 @@
-"""`python -m codegen_edge.cli`, where the script is not on the path."""
+"""`python -m codegen_edge.cli`, as `python -m codegen_edge`."""
 
 from codegen_edge.cli import main
 

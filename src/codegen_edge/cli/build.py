@@ -8,12 +8,15 @@ from typing import Any
 import click
 
 from codegen_edge.bundle import contract
+from codegen_edge.cli.bundles import BUNDLE
 from codegen_edge.cli.choices import BUILT_RUNTIME
+from codegen_edge.cli.output import json_option, print_json
+from codegen_edge.cli.paths import PATH
 
 
 @click.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("bundle", type=BUNDLE)
+@click.argument("out", type=PATH)
 @click.option(
     "--runtime",
     type=BUILT_RUNTIME,
@@ -37,7 +40,8 @@ from codegen_edge.cli.choices import BUILT_RUNTIME
     "--library", type=click.Choice(["tensorrt", "tensorrt-rtx"]), help="Which one.  [default: whichever is installed]"
 )
 @click.option("--overwrite", is_flag=True, help="Replace OUT where it is another bundle.")
-def build(bundle: Path, out: Path, compute: Any, **options: Any) -> None:
+@json_option
+def build(bundle: Path, out: Path, compute: Any, as_json: bool, **options: Any) -> None:
     """Build BUNDLE for a GPU and write what its runtime needs to OUT.
 
     Engines that are there and fit are left alone; stale ones are built again with --overwrite.
@@ -47,9 +51,14 @@ def build(bundle: Path, out: Path, compute: Any, **options: Any) -> None:
     from codegen_edge import workflows
     from codegen_edge.cli.console import stdout
     from codegen_edge.cli.progress import shown_progress
+    from codegen_edge.workflows.quantize_checks import require_other_folder
 
+    require_other_folder(bundle, out)
     with shown_progress("building") as on_stage:
         built = workflows.build(bundle, out, compute=compute, on_stage=on_stage, **options)
+    if as_json:
+        print_json({"bundle": str(out), "size_bytes": built.bundle.size_bytes, "is_new": built.is_new})
+        return
     if not built.is_new:
         stdout.print(f"{out} is built of {bundle} already, for the same: nothing to do")
         return

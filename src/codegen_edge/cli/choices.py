@@ -10,6 +10,8 @@ from codegen_edge.bundle import contract
 from codegen_edge.errors import InvalidInputError
 from codegen_edge.registry import load_part
 
+_MOST_DIGITS = 12
+
 
 class RegistryChoice(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
     """One of the names of a registry, which is imported when the option is parsed or its help is shown.
@@ -42,9 +44,25 @@ class RegistryChoice(click.ParamType):  # type: ignore[type-arg]  # generic from
         return str(value)
 
 
+class TokenCount(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
+    """A number of tokens, or "all", which is None."""
+
+    name = "N|all"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        """The number; raise InvalidInputError for what is none."""
+        text = str(value)
+        if text == "all":
+            return None
+        if not text.isascii() or not text.isdecimal() or len(text) > _MOST_DIGITS:
+            raise InvalidInputError(f"--measure-tokens must be a number from 0, or all, got {text!r}")
+        return int(text)
+
+
 SCHEME = RegistryChoice("codegen_edge.quantization.registry:SCHEMES")
 METHOD = RegistryChoice("codegen_edge.quantization.registry:METHODS")
 PRECISION = RegistryChoice("codegen_edge.quantization.registry:SCHEMES", also=(contract.FULL_PRECISION,))
 RUNTIME = RegistryChoice("codegen_edge.runtimes.registry:RUNTIMES")
 BUILT_RUNTIME = RegistryChoice("codegen_edge.runtimes.registry:BUILT_RUNTIMES")
 METRIC = RegistryChoice("codegen_edge.evaluation.quality.metrics:METRICS")
+TOKEN_COUNT = TokenCount()

@@ -9,17 +9,19 @@ import click
 
 from codegen_edge.bundle import contract
 from codegen_edge.cli.choices import PRECISION
+from codegen_edge.cli.output import json_option, print_json
+from codegen_edge.cli.paths import PATH
 
 
 @click.command()
 @click.argument("checkpoint")
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("out", type=PATH)
 @click.option("--task", type=click.Choice(contract.TASKS), default=contract.TASKS[0], show_default=True)
 @click.option("--target", type=click.Choice(contract.TARGETS), default=contract.TARGETS[0], show_default=True)
 @click.option("--precision", type=PRECISION, default=contract.FULL_PRECISION, show_default=True)
 @click.option(
     "--tokenizer",
-    type=click.Path(path_type=Path),
+    type=PATH,
     metavar="FOLDER",
     help="Take the tokenizer from there; a release archive has none.",
 )
@@ -27,7 +29,8 @@ from codegen_edge.cli.choices import PRECISION
 @click.option("--offline", is_flag=True, help="Use the hub's local cache only.")
 @click.option("--overwrite", is_flag=True, help="Replace a bundle that is there, once the new one is whole.")
 @click.option("--no-verify", is_flag=True, help="Do not compare with the reference (which must fit in memory).")
-def export(checkpoint: str, out: Path, no_verify: bool, **options: Any) -> None:
+@json_option
+def export(checkpoint: str, out: Path, no_verify: bool, as_json: bool, **options: Any) -> None:
     """Export CHECKPOINT, a folder, a hub id or a release archive, to the bundle OUT and prove it equal, or in another
     precision than fp32 measure what that costs.
 
@@ -57,4 +60,9 @@ def export(checkpoint: str, out: Path, no_verify: bool, **options: Any) -> None:
         state = "not verified" if exported.parity is None else "equal to the reference"
     for sentence in bundle.manifest.source.repairs:
         stderr.print(f"repaired in the checkpoint: {sentence}", style="yellow")
+    if as_json:
+        fields = {"bundle": str(out), "size_bytes": bundle.size_bytes, "precision": bundle.manifest.precision}
+        damage = None if exported.quantization is None else exported.quantization.damage
+        print_json(fields | {"parity": bundle.manifest.parity, "damage": damage})
+        return
     stdout.print(f"{out}: {bundle.size_bytes / 1e6:.1f} MB, {bundle.manifest.precision}, {state}")

@@ -11,6 +11,7 @@ import click
 from click.core import ParameterSource
 
 from codegen_edge.cli.choices import RUNTIME, RegistryChoice
+from codegen_edge.errors import InvalidInputError
 
 if TYPE_CHECKING:
     from codegen_edge.bundle import Check
@@ -44,8 +45,15 @@ _OPTIONS = (
         show_default=True,
         help="What becomes of a prompt that is too long.",
     ),
+    click.option(
+        "--export",
+        "is_exporting",
+        is_flag=True,
+        is_eager=True,
+        help="BUNDLE is a hub id: export it into the cache folder, once, and take that.",
+    ),
     click.option("--draft", metavar="prompt-lookup|BUNDLE", help="Draft tokens to save steps; changes none of them."),
-    click.option("--runtime", type=RUNTIME, default="cpu", show_default=True),
+    click.option("--runtime", type=RUNTIME, help="Which computes.  [default: cpu; static-cpu for target tensorrt]"),
     click.option("--threads", type=int, help="CPU threads.  [default: all]"),
     click.option("--exact-steps", is_flag=True, default=None, help="cpu: the same bits however a text is read."),
     click.option("--device", "device_id", type=int, help="cuda and tensorrt: which GPU.  [default: 0]"),
@@ -99,6 +107,14 @@ def take_runtime_options(params: dict[str, Any]) -> dict[str, Any]:
     return {name: params.pop(name) for name in _RUNTIME_OPTIONS}
 
 
+def check_seed(params: dict[str, Any]) -> None:
+    """Raise InvalidInputError for a seed that was given where nothing is random."""
+    context = click.get_current_context()
+    is_given = context.get_parameter_source("seed") is ParameterSource.COMMANDLINE
+    if is_given and params["temperature"] == 0:
+        raise InvalidInputError("--seed does nothing at temperature 0, which samples nothing; give --temperature, too")
+
+
 @contextmanager
 def opened_draft(draft: str | None, check: Check, options: dict[str, Any]) -> Iterator[Draft | None]:
     """What `--draft` names: nothing, "prompt-lookup", or a bundle, which is loaded and closed again."""
@@ -106,6 +122,8 @@ def opened_draft(draft: str | None, check: Check, options: dict[str, Any]) -> It
         yield None
     elif draft == "prompt-lookup":
         yield "prompt-lookup"
+    elif not draft:
+        raise InvalidInputError("--draft is empty; give prompt-lookup, or a bundle")
     else:
         from codegen_edge.generation.model import load_model
 

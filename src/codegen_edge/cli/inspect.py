@@ -2,73 +2,82 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from codegen_edge.bundle import contract
+from codegen_edge.cli.bundles import BUNDLE
+from codegen_edge.cli.output import print_json
 
 if TYPE_CHECKING:
     from codegen_edge.bundle import Bundle, Manifest
 
 
+_INDENT = 16  # the longest label and a space
+
+
 @click.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print bundle.json after checking the files.")
+@click.argument("bundle", type=BUNDLE)
+@click.option("--json", "as_json", is_flag=True, help="Print bundle.json in one line, after checking the files.")
 def inspect(bundle: Path, as_json: bool) -> None:
     """Show what BUNDLE is made of, check every file's hash, and show the last verdict.
 
     codegen-edge inspect my-bundle
     """
-    from rich.table import Table
-
     from codegen_edge.bundle import open_bundle
     from codegen_edge.cli.console import stdout
-    from codegen_edge.cli.tables import tensor_table
-    from codegen_edge.evaluation.quality.damage import damage_line
+    from codegen_edge.cli.layout import described
+    from codegen_edge.cli.tables import file_table, tensor_table
 
     opened = open_bundle(bundle)
-    manifest = opened.manifest
     if as_json:
-        click.echo(manifest.to_json().decode(), nl=False)
+        print_json(json.loads(opened.manifest.to_json()))
         return
+    report = _quantization_report(opened)
+    for label, text in _facts(opened.manifest, report):
+        click.echo(described(label, text, stdout, indent=_INDENT))
+    if report is not None:
+        click.echo()
+        stdout.print(tensor_table(report))
+    click.echo()
+    stdout.print(file_table(opened.manifest.files))
+    stdout.print(f"{opened.size_bytes / 1e6:.1f} MB in all; every file is as it was exported")
+
+
+def _facts(manifest: Manifest, report: dict[str, Any] | None) -> Iterator[tuple[str, str]]:
+    """What a bundle is, label by label."""
+    from codegen_edge.evaluation.quality.damage import damage_line
+
     model, source = manifest.model, manifest.source
-    facts = Table(show_header=False, box=None)
-    facts.add_row("made of", f"{source.name} {source.revision or ''}({source.weights_dtype})")
-    facts.add_row("source sha256", source.sha256)
+    yield "made of", f"{source.name} {source.revision or ''}({source.weights_dtype})"
+    yield "source sha256", source.sha256
     compute = "" if manifest.compute == "fp32" else f", computing in {manifest.compute}"
-    facts.add_row("task, target", f"{manifest.task}, {manifest.target}, {manifest.precision}{compute}")
-    facts.add_row(
+    yield "task, target", f"{manifest.task}, {manifest.target}, {manifest.precision}{compute}"
+    yield (
         "model",
         f"{model.num_layers} layers, {model.num_heads} heads of {model.head_dim}, rotary {model.rotary_dim}, "
         f"context {model.context_length}, vocabulary {model.vocab_size}",
     )
-    facts.add_row("KV cache", f"{manifest.cache_precision}, {_kv_bytes_per_token(manifest) / 1024:g} KiB per token")
+    yield "KV cache", f"{manifest.cache_precision}, {_kv_bytes_per_token(manifest) / 1024:g} KiB per token"
     if manifest.engines is not None:
         built = manifest.engines
-        facts.add_row(
+        yield (
             "engines",
             f"{built.library} {built.version} for {built.gpu or ', '.join(built.compute_capabilities)}; "
             f"{built.batch_size} rows of {built.capacity} tokens, chunks of {built.chunk}",
         )
     for sentence in source.repairs:
-        facts.add_row("repaired", sentence)
-    facts.add_row("tools", ", ".join(f"{name} {version}" for name, version in manifest.tools.items()))
-    facts.add_row("verdict", _verdict(manifest.parity))
+        yield "repaired", sentence
+    yield "tools", ", ".join(f"{name} {version}" for name, version in manifest.tools.items())
+    yield "verdict", _verdict(manifest.parity)
     if manifest.parity and "step_noise" in manifest.parity:
-        facts.add_row("steps", _step_noise(manifest.parity["step_noise"]))
-    report = _quantization_report(opened)
+        yield "steps", _step_noise(manifest.parity["step_noise"])
     if report is not None:
-        facts.add_row("quantized", damage_line(report["damage"]))
-    stdout.print(facts)
-    if report is not None:
-        stdout.print(tensor_table(report))
-    files = Table("file", "bytes", "sha256")
-    for name, record in manifest.files.items():
-        files.add_row(name, f"{record.size_bytes:,}", record.sha256[:16] + "…")
-    stdout.print(files)
-    stdout.print(f"{opened.size_bytes / 1e6:.1f} MB in all; every file is as it was exported")
+        yield "quantized", damage_line(report["damage"])
 
 
 def _kv_bytes_per_token(manifest: Manifest) -> int:

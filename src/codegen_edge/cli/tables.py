@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from rich.table import Table
 
+    from codegen_edge.bundle.manifest import FileRecord
     from codegen_edge.evaluation.parity.compare import ParityReport
 
 
@@ -43,29 +46,44 @@ def budget_line(budget: dict[str, Any]) -> str:
 
 
 def tensor_table(report: dict[str, Any]) -> Table:
-    """A quantization report's matrices as a table; equal rows of many layers are put together."""
+    """A quantization report's matrices as a table; equal rows of many layers are put together, and why below them."""
     from rich.box import SIMPLE
     from rich.table import Table
 
     table = Table(title=f"{report['scheme']}, matrix by matrix", title_justify="left", box=SIMPLE)
-    table.add_column("matrices")
+    table.add_column("matrices", no_wrap=True)
     for column in ("relative error", "bytes before", "after"):
         table.add_column(column, justify="right", no_wrap=True)
-    table.add_column("stored as")
-    table.add_column("why")
+    table.add_column("stored as", overflow="fold")
     kinds: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for tensor in report["tensors"]:
         key = (tensor["name"].split(".")[-2], tensor["form"], tensor["reason"])
         kinds.setdefault(key, []).append(tensor)
+    reasons = {reason: str(number) for number, reason in enumerate(dict.fromkeys(key[2] for key in kinds), start=1)}
     for (kind, form, reason), tensors in kinds.items():
         errors = [tensor["relative_error"] for tensor in tensors]
-        span = f"{min(errors):.2%}" if len(errors) == 1 else f"{min(errors):.2%} … {max(errors):.2%}"
+        span = f"{min(errors):.2%}" if len(errors) == 1 else f"{min(errors):.2%}-{max(errors):.2%}"
         table.add_row(
             kind if len(tensors) == 1 else f"{len(tensors)} × {kind}",
             span,
             f"{sum(tensor['bytes_before'] for tensor in tensors):,}",
             f"{sum(tensor['bytes_after'] for tensor in tensors):,}",
-            form,
-            reason,
+            f"{form} ({reasons[reason]})",
         )
+    table.caption = "\n".join(f"({number}) {reason}" for reason, number in reasons.items())
+    table.caption_justify = "left"
+    return table
+
+
+def file_table(files: Mapping[str, FileRecord]) -> Table:
+    """The files of a bundle: name, size and the beginning of the hash; a long name is folded."""
+    from rich.box import SIMPLE
+    from rich.table import Table
+
+    table = Table(box=SIMPLE)
+    table.add_column("file", overflow="fold")
+    table.add_column("bytes", justify="right", no_wrap=True)
+    table.add_column("sha256 begins with", no_wrap=True)
+    for name, record in files.items():
+        table.add_row(name, f"{record.size_bytes:,}", record.sha256[:16])
     return table

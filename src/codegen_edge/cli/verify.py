@@ -7,11 +7,14 @@ from pathlib import Path
 
 import click
 
+from codegen_edge.cli.bundles import BUNDLE
 from codegen_edge.cli.choices import RUNTIME
+from codegen_edge.cli.output import check_report, json_option, print_json
+from codegen_edge.cli.paths import PATH
 
 
 @click.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=BUNDLE)
 @click.option(
     "--reference",
     required=True,
@@ -21,7 +24,9 @@ from codegen_edge.cli.choices import RUNTIME
 @click.option("--offline", is_flag=True, help="Use the hub's local cache only.")
 @click.option("--runtime", type=RUNTIME, help="Which runs the bundle.  [default: cpu; static-cpu for target tensorrt]")
 @click.option("--steps", type=int, help="Decode steps after each prompt.  [default: 16]")
-@click.option("--json", "json_file", type=click.Path(path_type=Path), help="Also write the report to this file.")
+@click.option("--store/--no-store", default=True, show_default=True, help="Keep the verdict in BUNDLE's bundle.json.")
+@click.option("--report", "report_file", type=PATH, help="Also write the report to this file.")
+@json_option
 def verify(
     bundle: Path,
     reference: str,
@@ -29,11 +34,13 @@ def verify(
     offline: bool,
     runtime: str | None,
     steps: int | None,
-    json_file: Path | None,
+    store: bool,
+    report_file: Path | None,
+    as_json: bool,
 ) -> None:
     """Compare BUNDLE with the checkpoint, logit by logit and step by step.
 
-    The verdict is written into the bundle's bundle.json; exit code 1 when they differ.
+    Exit code 1 when they differ. The verdict is kept in BUNDLE, where that can be written.
 
     codegen-edge verify my-bundle --reference Salesforce/codegen-350M-mono
     """
@@ -43,21 +50,34 @@ def verify(
     from codegen_edge.cli.console import stderr, stdout
     from codegen_edge.cli.progress import shown_progress
     from codegen_edge.cli.tables import parity_table
-    from codegen_edge.errors import InvalidInputError, ParityError
+    from codegen_edge.errors import ParityError
 
     opened = open_bundle(bundle)
-    if json_file is not None and not json_file.absolute().parent.is_dir():
-        raise InvalidInputError(f"{json_file.absolute().parent} is not a folder; make it first")
+    if report_file is not None:
+        check_report(report_file)
     chosen = {} if steps is None else {"num_steps": steps}
     with shown_progress("comparing every step with the reference") as on_stage:
         verified = workflows.verify(
-            opened, reference, runtime=runtime, revision=revision, offline=offline, on_stage=on_stage, **chosen
+            opened,
+            reference,
+            runtime=runtime,
+            revision=revision,
+            offline=offline,
+            store=store,
+            on_stage=on_stage,
+            **chosen,
         )
     if not verified.is_source:
         stderr.print(f"{reference} is not the checkpoint that {bundle} was made of", style="yellow")
-    stdout.print(parity_table(verified.report))
-    if json_file is not None:
-        replace_file(json_file, (json.dumps(verified.verdict, indent=2) + "\n").encode())
+    if as_json:
+        print_json(verified.verdict)
+    else:
+        stdout.print(parity_table(verified.report))
+    if report_file is not None:
+        replace_file(report_file, (json.dumps(verified.verdict, indent=2) + "\n").encode())
+    if store and verified.not_stored:
+        stderr.print(f"the verdict is not in {bundle}: {verified.not_stored}", style="yellow", soft_wrap=True)
     if not verified.is_equal:
         raise ParityError(f"{bundle} is not equal to {reference}: {verified.report.first_failure}")
-    stdout.print(f"{bundle} is equal to {reference}")
+    if not as_json:
+        stdout.print(f"{bundle} is equal to {reference}")

@@ -59,7 +59,7 @@ def test_command_without_lm_eval_is_one_line(
     monkeypatch.setattr(harness, "find_spec", lambda _: None)
     with pytest.raises(SystemExit) as ended:
         runpy.run_module("codegen_edge.evaluation.harness.__main__", run_name="__main__")
-    assert ended.value.code == 2
+    assert ended.value.code == 3
     assert capsys.readouterr().err.startswith("error: lm-eval is not installed")
 
 

@@ -51,7 +51,7 @@ def test_x09_a_bubblewrap_that_does_not_work_is_not_used(
     with pytest.raises(SandboxUnavailableError, match=reason) as caught:
         Sandbox()
     assert isinstance(caught.value, RuntimeUnavailableError)
-    assert caught.value.exit_code == 2
+    assert caught.value.exit_code == 3
     assert "allow_unsandboxed=True" in str(caught.value)
     assert "--allow-unsandboxed" in caught.value.hint
     assert "\n" not in str(caught.value)

@@ -78,6 +78,7 @@ QUIET: Script = {
 }
 
 
+@pytest.mark.long
 def test_bundles_take_turns_after_a_rehearsal(run: Run) -> None:
     result, order = run(QUIET)
     assert order[:3] == [("fp32", False), ("int8", False), ("int4", False)]

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
 
+from codegen_edge.cli.bundles import BUNDLE
 from codegen_edge.cli.choices import METRIC, RUNTIME
+from codegen_edge.cli.output import print_json
+from codegen_edge.cli.paths import PATH
 
 _Command = Callable[..., None]
 
@@ -17,7 +19,7 @@ _TEXT_OPTIONS = (
     click.option(
         "--text",
         "texts",
-        type=click.Path(path_type=Path),
+        type=PATH,
         multiple=True,
         help="UTF-8 file to predict; may be given several times.  [default: the held-out programs that ship]",
     ),
@@ -36,10 +38,10 @@ def _text_options(command: _Command) -> _Command:
 
 
 def _reference(*, required: bool, why: str) -> Callable[[_Command], _Command]:
-    return click.option("--reference", type=click.Path(path_type=Path), required=required, help=why)
+    return click.option("--reference", type=BUNDLE, required=required, help=why)
 
 
-_BUNDLE = click.argument("bundle", type=click.Path(path_type=Path))
+_BUNDLE = click.argument("bundle", type=BUNDLE)
 
 
 @click.command()
@@ -110,7 +112,7 @@ def _measure(
             **options,
         )
     if as_json:
-        click.echo(json.dumps({name: result.to_dict() for name, result in results.items()}))
+        print_json({name: result.to_dict() for name, result in results.items()})
         return
     for name, result in results.items():
         stdout.print(result.summary if result.summary.startswith(name) else f"{name}: {result.summary}")

