@@ -149,7 +149,7 @@ def _safetensors_errors(file: Path) -> Iterator[None]:
     try:
         yield
     except (SafetensorError, OSError) as exc:
-        raise CheckpointError(f"{file} is no safetensors file: {exc}") from exc
+        raise CheckpointError(f"{file} is no safetensors file: {' '.join(str(exc).split())}") from exc
 
 
 def _load_bin(file: Path) -> dict[str, torch.Tensor]:

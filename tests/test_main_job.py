@@ -81,7 +81,7 @@ def test_greedy_tokens_are_those_of_transformers(bundle: Path, reference: Any) -
 
 
 def test_verify_finds_the_bundle_equal_again(bundle: Path, tmp_path: Path) -> None:
-    codegen_edge("verify", bundle, "--reference", CHECKPOINT, "--steps", "4", "--json", tmp_path / "report.json")
+    codegen_edge("verify", bundle, "--reference", CHECKPOINT, "--steps", "4", "--report", tmp_path / "report.json")
     report = json.loads((tmp_path / "report.json").read_text())
     assert report["verdict"] == "equal"
     assert report["reference"]["is_source"] is True

@@ -69,6 +69,10 @@ class AppState:
             raise ApiError(408, "the body did not arrive in time", code="request_timeout") from None
         try:
             body = json.loads(raw)
+            if b"\\ud" in raw.lower():  # only an escape can bring half of a surrogate pair in
+                json.dumps(body, ensure_ascii=False).encode()
+        except UnicodeEncodeError as exc:
+            raise bad_request("a text in the body holds half of a surrogate pair, which is no character") from exc
         except (ValueError, RecursionError) as exc:
             raise bad_request(f"the body is no JSON: {' '.join(str(exc).split())[:200]}") from exc
         if self.settings.logs_prompts:

@@ -9,7 +9,6 @@ with codegen_edge.load_model("my-int8-bundle") as model:
 
 from __future__ import annotations
 
-from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from codegen_edge.registry import load_part
@@ -69,6 +68,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
+        from importlib import metadata  # a tenth of a second, in which Ctrl-C would be a traceback
+
         return metadata.version("codegen-edge")  # stated in pyproject.toml alone
     if name not in _HOMES:
         raise AttributeError(f"module 'codegen_edge' has no attribute {name!r}")

@@ -20,8 +20,8 @@ from packaging.utils import canonicalize_name
 from codegen_edge.errors import CodegenEdgeError, IncompatibleVersionError
 
 PROJECT = "codegen-edge"
-# What `pip install` takes. codegen-edge is on no package index yet, so this names the folder of a clone; a release
-# changes it to PROJECT.
+# What `pip install` takes in README's lines. codegen-edge is on no package index yet, so this names the folder of a
+# clone; a release changes it to PROJECT.
 INSTALL_SOURCE = "."
 
 EXPORT_PACKAGES = ("torch", "transformers", "onnx", "onnxscript", "onnx-ir", "safetensors", "huggingface-hub")
@@ -31,9 +31,31 @@ _MOST_MESSAGE = 200  # characters of another library's message that an error of 
 
 
 def install_command(*extras: str) -> str:
-    """The command that installs codegen-edge with `extras`, as it works today."""
-    command = f'pip install "{INSTALL_SOURCE}[{",".join(extras)}]"'
-    return f"{command} (in a clone of {PROJECT})" if INSTALL_SOURCE == "." else command
+    """The command that installs what `extras` need, however codegen-edge itself was installed.
+
+    It names the packages, as codegen-edge is on no index; those that are there and fit are left out.
+    """
+    needed = [requirement for requirement in _requirements() if _is_of(requirement, extras)]
+    missing = [requirement for requirement in needed if not _is_met(requirement)] or needed
+    if not missing:  # packed without metadata
+        return f'pip install "{INSTALL_SOURCE}[{",".join(extras)}]" (in a clone of {PROJECT})'
+    named = " ".join(f'"{_without_marker(requirement)}"' for requirement in missing)
+    return f"pip install {named} (the extra{'s' if len(extras) > 1 else ''} [{','.join(extras)}] of {PROJECT})"
+
+
+def _is_of(requirement: Requirement, extras: tuple[str, ...]) -> bool:
+    marker = requirement.marker
+    return marker is not None and any(marker.evaluate({"extra": extra}) for extra in extras)
+
+
+def _is_met(requirement: Requirement) -> bool:
+    version = installed_version(requirement.name)
+    return version is not None and not requirement.extras and requirement.specifier.contains(version, prereleases=True)
+
+
+def _without_marker(requirement: Requirement) -> str:
+    extras = f"[{','.join(sorted(requirement.extras))}]" if requirement.extras else ""
+    return f"{requirement.name}{extras}{requirement.specifier}"
 
 
 def installed_version(package: str) -> str | None:
@@ -129,12 +151,16 @@ def disable_telemetry() -> None:
 @cache
 def _ranges() -> dict[str, SpecifierSet]:
     ranges: dict[str, SpecifierSet] = {}
-    try:
-        stated = importlib.metadata.requires(PROJECT) or []
-    except importlib.metadata.PackageNotFoundError:
-        return {}  # packed into an application without metadata: there is no range to hold it to
-    for text in stated:
-        requirement = Requirement(text)
+    for requirement in _requirements():
         name = canonicalize_name(requirement.name)
         ranges[name] = ranges.get(name, SpecifierSet()) & requirement.specifier
     return ranges
+
+
+@cache
+def _requirements() -> tuple[Requirement, ...]:
+    """What pyproject.toml states, of all extras; nothing where we are packed into an application without metadata."""
+    try:
+        return tuple(map(Requirement, importlib.metadata.requires(PROJECT) or ()))
+    except importlib.metadata.PackageNotFoundError:
+        return ()

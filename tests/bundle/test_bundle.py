@@ -74,6 +74,18 @@ def test_malformed_field_is_refused(bundle_copy: Bundle, field: str, value: obje
         open_bundle(bundle_copy.path)
 
 
+@pytest.mark.parametrize("field", ["model", "source", "files"])
+def test_unknown_name_in_a_field_is_refused_in_one_line(bundle_copy: Bundle, field: str) -> None:
+    def add(fields: dict[str, Any]) -> None:
+        record = fields[field] if field != "files" else fields[field]["config.json"]
+        record["two\nlines"] = 1
+
+    edit_manifest(bundle_copy, add)
+    with pytest.raises(BundleError, match="malformed") as refused:
+        open_bundle(bundle_copy.path)
+    assert "\n" not in str(refused.value)
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", '"text"', "[" * 100_000])
 def test_manifest_that_is_no_json_object_is_refused(bundle_copy: Bundle, content: str) -> None:
     (bundle_copy.path / "bundle.json").write_text(content)

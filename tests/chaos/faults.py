@@ -16,6 +16,7 @@ from tests.fuzz.children import Ended, in_child
 
 _PATIENCE_SECONDS = 120.0
 _SIZES = 40  # that a disk is full at
+_FEW = 3
 
 
 @dataclass(slots=True, kw_only=True)
@@ -37,7 +38,7 @@ class Tally:
 def kills(scenario: Scenario, work: Path, step: int) -> Tally:
     """The process is killed in front of every `step`-th point."""
     tally = Tally(scenario=scenario.name, fault="kill -9")
-    for number in range(0, num_points(scenario, work), step):
+    for number in _some(num_points(scenario, work), step):
         folder = _prepared(scenario, work)
         ended = in_child(_faulty(scenario, folder, kill_at(number)), seconds=_PATIENCE_SECONDS)
         if ended.outcome != "crash" or "SIGKILL" not in ended.words:
@@ -49,7 +50,7 @@ def kills(scenario: Scenario, work: Path, step: int) -> Tally:
 def errors(scenario: Scenario, work: Path, step: int, code: int, *, for_ever: bool) -> Tally:
     """The system refuses every `step`-th call, that one alone or all that follow."""
     tally = Tally(scenario=scenario.name, fault=f"error {code}, {'for ever' if for_ever else 'once'}")
-    for number in range(0, num_points(scenario, work), step):
+    for number in _some(num_points(scenario, work), step):
         folder = _prepared(scenario, work)
         happening = error_at(number, code, for_ever=for_ever)
         ended = in_child(_faulty(scenario, folder, happening), seconds=_PATIENCE_SECONDS)
@@ -62,9 +63,11 @@ def full_disks(scenario: Scenario, work: Path, step: int) -> Tally:
     """No file may grow beyond a size, from none to that of the largest one: as a full disk, wherever it ends."""
     tally = Tally(scenario=scenario.name, fault="full disk")
     folder = _prepared(scenario, work)
+    before = {path.stat().st_ino for path in folder.rglob("*")}
     scenario.write(folder)
-    largest = max(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    for number in range(0, _SIZES, step):
+    written = [path.stat() for path in folder.rglob("*") if path.is_file() and path.stat().st_ino not in before]
+    largest = max(each.st_size for each in written)
+    for number in _some(_SIZES, step):
         size_bytes = largest * number // _SIZES
         folder = _prepared(scenario, work)
 
@@ -90,6 +93,11 @@ def num_points(scenario: Scenario, work: Path) -> int:
     with watched(nothing) as names:
         scenario.write(folder)
     return len(names)
+
+
+def _some(count: int, step: int) -> range:
+    """Every `step`-th of so many, but all where there are few."""
+    return range(0, count, step if count > _FEW * step else 1)
 
 
 def _faulty(scenario: Scenario, folder: Path, happening: Happening) -> Callable[[], str]:

@@ -135,6 +135,14 @@ def test_malformed_file_is_refused_by_name(tmp_path: Path, file: str, content: b
         open_weights(tmp_path)
 
 
+def test_what_a_header_says_is_told_in_one_line(tmp_path: Path) -> None:
+    header = b'{"x":{"dtype":"F\\n2","shape":[1],"data_offsets":[0,4]}}'
+    (tmp_path / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+    with pytest.raises(CheckpointError, match=r"model\.safetensors") as refused:
+        open_weights(tmp_path)
+    assert "\n" not in str(refused.value)
+
+
 @pytest.mark.parametrize("kept", [0.01, 0.5, 0.99])
 @pytest.mark.parametrize("layout", ["safetensors", "bin"])
 def test_truncated_file_is_refused(tmp_path: Path, layout: str, kept: float) -> None:

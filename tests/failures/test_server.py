@@ -270,3 +270,20 @@ def test_S21_killed_server_leaves_its_port_and_bundle_free(tiny_bundle: Bundle) 
     with running(tiny_bundle, "--port", url.rsplit(":", 1)[1]) as (again, _):
         assert again == url
         assert httpx.post(f"{url}/v1/completions", json=SOUND, timeout=PATIENCE_SECONDS).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/completion", "/infill", "/api/generate", "/v1/chat/completions"])
+@pytest.mark.parametrize("is_streamed", [False, True])
+def test_S01_half_a_surrogate_pair_is_no_text(path: str, is_streamed: bool, model: Model) -> None:
+    half = r"\ud83d"
+    rest = f'"max_tokens": 2, "n_predict": 2, "stream": {str(is_streamed).lower()}'
+    body = f'{{"prompt": "x", "stop": ["a{half}"], {rest}}}'
+    with serving(model) as client:
+        answer = client.post(path, content=body)
+        assert answer.status_code == 400
+        assert "surrogate" in answer.text
+        whole = body.replace(half, half + r"\ude00")
+        if path in ("/v1/completions", "/completion"):
+            answer = client.post(path, content=whole)
+            assert answer.status_code == 200
+            assert "server_error" not in answer.text

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import os
 import resource
 import select
 import signal
+import threading
 import time
 import traceback
 import warnings
@@ -19,6 +21,8 @@ from codegen_edge.errors import CodegenEdgeError
 
 Outcome = Literal["done", "error", "system error", "several lines", "traceback", "crash", "hang"]
 
+# No child may hold the end that another one writes to: its reader would wait for both.
+_FORKING = threading.Lock()
 _MOST_WORDS_BYTES = 1 << 20
 _MOST_TRACEBACK_CHARS = 300
 
@@ -45,14 +49,14 @@ def in_child(work: Callable[[], str], *, seconds: float, memory_bytes: int | Non
         seconds: after which it is killed.
         memory_bytes: of address space, beside what this process has already; None sets no limit.
     """
-    reader, writer = os.pipe()
-    with warnings.catch_warnings():
+    with _FORKING, warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12: of forks of a process with threads
+        reader, writer = os.pipe()
         child = os.fork()
-    if child == 0:
-        os.close(reader)
-        _work_and_exit(work, writer, memory_bytes)
-    os.close(writer)
+        if child == 0:
+            os.close(reader)
+            _work_and_exit(work, writer, memory_bytes)
+        os.close(writer)
     try:
         words = _read_until(reader, time.monotonic() + seconds)
         if words is None:
@@ -80,6 +84,7 @@ def address_space_bytes() -> int:
 def _work_and_exit(work: Callable[[], str], writer: int, memory_bytes: int | None) -> NoReturn:
     """In the child: nothing of the parent's may run after the work, no handlers and no tests."""
     try:
+        faulthandler.disable()  # a crash is told by the parent
         quiet = os.open(os.devnull, os.O_RDWR)
         for descriptor in (0, 1, 2):
             os.dup2(quiet, descriptor)

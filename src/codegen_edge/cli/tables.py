@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
 
     from codegen_edge.bundle.manifest import FileRecord
     from codegen_edge.evaluation.parity.compare import ParityReport
+
+_NOTE_WIDTH = 78  # columns below a table
 
 
 def parity_table(report: ParityReport) -> Table:
@@ -70,7 +73,8 @@ def tensor_table(report: dict[str, Any]) -> Table:
             f"{sum(tensor['bytes_after'] for tensor in tensors):,}",
             f"{form} ({reasons[reason]})",
         )
-    table.caption = "\n".join(f"({number}) {reason}" for reason, number in reasons.items())
+    notes = [textwrap.wrap(f"({number}) {reason}", _NOTE_WIDTH) for reason, number in reasons.items()]
+    table.caption = "\n".join(line for lines in notes for line in lines)
     table.caption_justify = "left"
     return table
 

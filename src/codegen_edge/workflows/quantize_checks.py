@@ -37,7 +37,7 @@ def check_effect(
     with_methods = " or ".join(name for name in SCHEMES if SCHEMES.find(name).has_methods)
     if not scheme.has_blocks and options.is_symmetric is not None:
         raise InvalidInputError(f"{options.scheme} has no blocks and no zero points", hint="leave out --asymmetric")
-    if not scheme.has_methods and method is not None:
+    if not scheme.has_methods and method not in (None, "round"):  # which is what they do
         raise InvalidInputError(f"{options.scheme} only rounds; {with_methods} has methods", hint="leave out --method")
     if not scheme.has_methods and options.kept_at_8_bits is not None:
         raise InvalidInputError(f"{options.scheme} stores no matrix in 4 bits", hint="leave out --all-4-bit")
