@@ -28,7 +28,7 @@ LINK_ROOMS = for room in $(ROOMS); do ln -sfn ../../$$room src/codegen_edge/$$ro
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo train test test-oldest test-newest compatibility constraints lint typecheck bench peers \
-	bench-peers test-gpu bench-gpu exactness exactness-elsewhere bench-exactness bench-serve soak interop docs wheel \
+	bench-peers test-gpu bench-gpu exactness exactness-elsewhere bench-exactness bench-serve soak fuzz chaos interop docs wheel \
 	release-check clean
 
 help: ## list the targets
@@ -137,6 +137,12 @@ bench-serve: $(STAMP) ## the server on the 350M shape: throughput, joins, prefix
 
 soak: $(STAMP) ## a server under mixed load with faults for half an hour: memory and errors
 	$(BIN)/python -m benchmarks.soak --minutes 30
+
+fuzz: $(STAMP) ## mutate checkpoints, bundles, sessions and requests for an hour, into benchmarks/results/
+	$(BIN)/python -m tests.fuzz --mutants 10000000 --seconds 3600 --json benchmarks/results/fuzz.json
+
+chaos: $(STAMP) ## a kill or a fault at every call that writes, readers beside swaps, into benchmarks/results/
+	$(BIN)/python -m tests.chaos --json benchmarks/results/chaos.json
 
 interop: $(STAMP) ## generate from one bundle with optimum-onnx and transformers.js, each in its own environment
 	$(BIN)/python -m benchmarks.interop.run

@@ -74,6 +74,16 @@ def test_malformed_field_is_refused(bundle_copy: Bundle, field: str, value: obje
         open_bundle(bundle_copy.path)
 
 
+@pytest.mark.parametrize(
+    "record", [{"size_bytes": "two\nlines"}, {"size_bytes": True}, {"size_bytes": -1}, {"sha256": None}]
+)
+def test_record_of_a_file_that_is_none_is_refused_in_one_line(bundle_copy: Bundle, record: dict[str, Any]) -> None:
+    edit_manifest(bundle_copy, lambda fields: fields["files"]["config.json"].update(record))
+    with pytest.raises(BundleError, match="malformed") as refused:
+        open_bundle(bundle_copy.path)
+    assert "\n" not in str(refused.value)
+
+
 @pytest.mark.parametrize("field", ["model", "source", "files"])
 def test_unknown_name_in_a_field_is_refused_in_one_line(bundle_copy: Bundle, field: str) -> None:
     def add(fields: dict[str, Any]) -> None:

@@ -132,4 +132,6 @@ def test_json_is_the_report_and_all_tokens_can_be_measured(tiny_bundle: Bundle, 
 def test_tables_are_whole_at_80_columns(int4: tuple[Result, Path]) -> None:
     for text in (run("inspect", int4[1]).stdout, int4[0].stderr):
         assert "…" not in text
-        assert max(len(line) for line in text.splitlines() if "warning" not in line) <= 80
+        # Sentences and paths go on as long as they are.
+        lines = [line for line in text.splitlines() if "warning" not in line and str(int4[1].parent) not in line]
+        assert max(map(len, lines)) <= 80

@@ -173,7 +173,8 @@ def test_W08_two_writers_of_one_folder_leave_a_whole_bundle(
 
 
 SIGNALLED = """
-import os, sys
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # where tests run in the background it is ignored
 from codegen_edge.bundle.writer import BundleWriter
 from codegen_edge.cli import main
 def seal(self):

@@ -27,6 +27,12 @@ class FileRecord:
     size_bytes: int
     sha256: str
 
+    def __post_init__(self) -> None:
+        if type(self.size_bytes) is not int or self.size_bytes < 0:
+            raise ValueError(f"the size of a file must be a whole number of bytes, got {self.size_bytes!r}")
+        if not isinstance(self.sha256, str):
+            raise ValueError(f"the sha256 of a file must be a text, got {self.sha256!r}")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:

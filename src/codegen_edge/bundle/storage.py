@@ -77,12 +77,12 @@ def staged_folder(target: Path, *, overwrite: bool) -> Iterator[Path]:
     check_target(target, overwrite=overwrite)
     stage = new_stage(target)
     with contextlib.ExitStack() as stack:
-        with storage_errors(target), locked(target.parent):
-            stage.mkdir()
-            stack.enter_context(locked(stage))  # for as long as this process works on it
-            fresh_mode = stat.S_IMODE(stage.stat().st_mode)  # as the umask has it
-            stage.chmod(0o700)  # nobody else reads what is not put in place yet
         try:
+            with storage_errors(target), locked(target.parent):
+                stage.mkdir()
+                stack.enter_context(locked(stage))  # for as long as this process works on it
+                fresh_mode = stat.S_IMODE(stage.stat().st_mode)  # as the umask has it
+                stage.chmod(0o700)  # nobody else reads what is not put in place yet
             yield stage
             with storage_errors(target), locked(target.parent):
                 check_target(target, overwrite=overwrite)  # another process may have made it meanwhile
