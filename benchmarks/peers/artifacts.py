@@ -199,8 +199,8 @@ def _ours(precision: str, source: Paths, out: Path) -> list[str]:
         # Whether it is right is seen by its tokens.
         return [*_codegen_edge(), "export", str(source("checkpoint")), str(out), "--no-verify"]
     # How codes are chosen changes no kernel, and random weights hold nothing to preserve: the fast method.
-    method = ["--method", "round"] if precision == "int4" else []
-    quantize = [*_codegen_edge(), "quantize", str(source("ours-fp32")), str(out), "--scheme", precision, *method]
+    own = {"int4": ["--method", "round"], "int8-dynamic": ["--for", "auto"]}.get(precision, [])
+    quantize = [*_codegen_edge(), "quantize", str(source("ours-fp32")), str(out), "--scheme", precision, *own]
     return [*quantize, "--measure-tokens", "0"]
 
 
