@@ -62,7 +62,8 @@ def make(
     bundles = {"fp32": plain}
     for name, options in SCHEMES.items():
         if options and name in names:
-            made = codegen_edge.quantize(plain, folder / name, measure_tokens=0, method=method, **options)
+            own = method if options["scheme"] == "int4" else None
+            made = codegen_edge.quantize(plain, folder / name, measure_tokens=0, method=own, **options)
             bundles[name] = made.bundle
     return bundles
 
