@@ -20,7 +20,7 @@ PROVIDER = "CPUExecutionProvider"
 CUDA_PROVIDER = "CUDAExecutionProvider"
 # How long a thread that waits for the others keeps its core. By default that is until a whole run is over; beside one
 # busy process half of the speed went that way (docs/performance.md). onnxruntime before 1.32 does not know the setting.
-THREADING = {"session.intra_op.spin_duration_us": "10"}
+THREADING = {"session.intra_op.spin_duration_us": "20"}
 
 # Of the mask, integers of a few bytes: ONNX Runtime keeps them on the host on purpose. No other node of the graph has
 # one of these operators but the cast of the logits.
