@@ -16,6 +16,8 @@ NEWEST_VENV ?= .venv-newest
 COMPATIBILITY := $(PYTHON) -m benchmarks.compatibility
 # Deprecations of a release that came out today are shown, and fail nothing.
 MAIN_JOB := -m pytest -W default tests/test_main_job.py
+# What the main job itself needs: clients of the server, in the extra test, do not work with our lowest versions.
+PYTEST := hypothesis pytest pytest-timeout
 TESTS := $(BIN)/python -m pytest --ignore tests/test_main_job.py
 TEST_PROCESSES ?= 2
 # mkdocs reads the sources and imports none, so the project itself is not installed there.
@@ -58,7 +60,7 @@ test-oldest: ## the main job on the lowest versions that pyproject.toml admits, 
 	rm -rf build
 	$(PYTHON) -m venv --clear $(OLDEST_VENV)
 	$(COMPATIBILITY) lowest > $(OLDEST_VENV)/requirements.txt
-	$(OLDEST_VENV)/bin/python -m pip install --quiet --requirement $(OLDEST_VENV)/requirements.txt '.[cpu,test]'
+	$(OLDEST_VENV)/bin/python -m pip install --quiet --requirement $(OLDEST_VENV)/requirements.txt '.[cpu,export]' $(PYTEST)
 	$(OLDEST_VENV)/bin/python $(MAIN_JOB)
 
 test-newest: ## the main job on the newest versions of the day, in .venv-newest
