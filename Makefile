@@ -102,6 +102,7 @@ bench: $(STAMP) ## measure export memory, 350M parity, quantization, generation 
 	$(BIN)/python -m benchmarks.slots
 	$(BIN)/python -m benchmarks.micro
 	$(BIN)/python -m benchmarks.neighbours
+	$(BIN)/python -m benchmarks.calibration
 
 peers: $(STAMP) ## install other programs that run CodeGen, each in an environment of its own in .venv-peers
 	$(BIN)/python -m benchmarks.peers.environments

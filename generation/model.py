@@ -17,7 +17,7 @@ from codegen_edge.generation.beams import beam_search
 from codegen_edge.generation.cancel import CancelToken
 from codegen_edge.generation.editing import suffix_stops
 from codegen_edge.generation.loop import GenerationLoop
-from codegen_edge.generation.model_input import Batch, Prompts, as_batch, check_threads, is_single
+from codegen_edge.generation.model_input import Batch, Prompts, as_batch, is_single
 from codegen_edge.generation.output import Collector, Completion, TextEvent, completion_of_beams
 from codegen_edge.generation.params import GenerationParams, merged
 from codegen_edge.generation.prefill import OnPrefill
@@ -246,7 +246,6 @@ def load_model(path: str | Path, *, runtime: str = "cpu", check: Check = "full",
     """
     if not isinstance(path, str | os.PathLike):
         raise InvalidInputError(f"path must be the path of a bundle's folder, got {type(path).__name__}")
-    check_threads(options.get("threads"))
     for left in reversed(range(_MOST_TRIES)):
         bundle = open_bundle(path, check=check)
         bundle.require_task("text-generation")

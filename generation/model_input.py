@@ -1,4 +1,4 @@
-"""What a user gives a model, before it is a request: prompts as texts or as token ids, and options of the runtime."""
+"""What a user gives a model, before it is a request: prompts as texts or as token ids."""
 
 from __future__ import annotations
 
@@ -51,12 +51,6 @@ def as_batch(prompt: Prompts) -> Batch:
     raise InvalidInputError(
         f"a prompt must be a text or a list of token ids, or a list of such prompts of one kind, got {_kind(prompt)}"
     )
-
-
-def check_threads(threads: object) -> None:
-    """Raise InvalidInputError for a number of threads that is no integer; None stands for all."""
-    if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool)):
-        raise InvalidInputError(f"threads must be an integer, got {threads!r}")
 
 
 def _are_ids(prompt: object) -> bool:

@@ -41,8 +41,8 @@ class QuantizeOptions:
         method: how int4 codes are chosen: "round", "search" or "gptq".
         kept_at_8_bits: names of matrices that int4 keeps at 8 bits; None keeps the LM head.
         kv_cache: "float", or "int8" for a cache of a quarter of the size.
-        processor: "any", or "vnni" for a graph that is faster on processors with 8-bit dot products and runs on no
-            others; goes with int8-dynamic.
+        processor: "any", or "vnni" for a graph that is faster with VNNI and runs on no other processor; goes with
+            int8-dynamic.
         overwrite: whether a bundle that is there may be replaced.
     """
 

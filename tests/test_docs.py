@@ -11,8 +11,10 @@ import pytest
 
 from benchmarks.report import PAGES as WRITTEN
 from benchmarks.report import README, render
+from benchmarks.tables.common import load
 from codegen_edge.bundle import Bundle
 from codegen_edge.cli import COMMANDS, cli
+from codegen_edge.workflows.quantize_checks import warn_of_short_text
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 PAGES = [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
@@ -74,3 +76,11 @@ def test_links_lead_to_files() -> None:
 @pytest.mark.parametrize("page", WRITTEN, ids=lambda page: page.name)
 def test_numbers_in_a_page_are_those_of_the_results(page: Path) -> None:
     assert render(page) == page.read_text()
+
+
+def test_numbers_in_the_warning_of_a_short_text_are_those_of_the_result() -> None:
+    said: list[str] = []
+    warn_of_short_text(100, said.append)
+    rows = load("calibration.json")["int4"]
+    wanted = [rows[name]["perplexity_loss"] for name in ("64", "1024", "32768", "round")]
+    assert re.findall(r"(\d\.\d)%", said[0]) == [f"{100 * loss:.1f}" for loss in wanted]

@@ -9,7 +9,6 @@ error. In this form small differences are sums of small numbers, where those of 
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -110,26 +109,20 @@ def _candidates(
     return list(zip(narrowed, zeros, strict=True))
 
 
-@dataclass(slots=True, init=False)
 class _Search:
     """The best scales so far of N blocks, and what is needed to judge others.
 
     Blocks lie in columns here: what is done to all of a block's weights is then done to many blocks at once.
 
+    Args:
+        grid: of the codes.
+        blocks: [block_size, N], of magnitudes up to 1.
+        importance: [block_size, N] how much a weight's error counts; None counts all alike.
+
     Attributes:
         scales: [N], fitted to their codes.
         zero_points: [N].
     """
-
-    scales: Floats
-    zero_points: Floats
-    _errors: Floats
-    _grid: Grid
-    _blocks: Floats
-    _importance: Floats | None
-    _left_over: Floats
-    _codes: Floats
-    _weighted: Floats
 
     def __init__(self, grid: Grid, blocks: Floats, importance: Floats | None) -> None:
         self._grid, self._blocks, self._importance = grid, blocks, importance

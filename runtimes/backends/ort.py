@@ -11,7 +11,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from codegen_edge.bundle import Bundle, contract
 from codegen_edge.errors import BackendError, BundleError, RuntimeUnavailableError
-from codegen_edge.machine import has_dot_products, processor_name
+from codegen_edge.machine import has_vnni, processor_name
 from codegen_edge.ort_session import load_onnxruntime
 from codegen_edge.runtimes.backends.kv_buffers import KVBuffers, bind_host, check_cache_size
 from codegen_edge.runtimes.devices import HOST, Device
@@ -34,10 +34,11 @@ def require_cpu_graph(bundle: Bundle) -> None:
         RuntimeUnavailableError: the bundle was made for processors of another kind.
     """
     bundle.require_graph("cpu", target="ort", compute=("fp32",))
-    if bundle.manifest.processor == "vnni" and not has_dot_products():
+    if bundle.manifest.processor == "vnni" and not has_vnni():
         raise RuntimeUnavailableError(
-            f"{bundle.path} was quantized for processors with 8-bit dot products (VNNI), and {processor_name()} is "
-            "not known to have them: its sums would saturate. Quantize the fp32 bundle again without --for"
+            f"{bundle.path} was quantized for processors with VNNI, and {processor_name()} is not known to have it: "
+            "its sums would saturate. Quantize the fp32 bundle again for any processor",
+            hint=f"codegen-edge quantize FP32-BUNDLE OUT --scheme {bundle.manifest.precision}",
         )
 
 

@@ -24,14 +24,12 @@ def processor_features() -> dict[str, bool]:
     return {name: name in flags for name in _FEATURES}
 
 
-def has_dot_products() -> bool:
-    """Whether products of unsigned and signed 8-bit integers are summed in 32 bits: VNNI on x86, or Arm.
+def has_vnni() -> bool:
+    """Whether products of unsigned and signed 8-bit integers are summed in 32 bits by one instruction.
 
-    Without, onnxruntime's kernel sums pairs of them in 16 bits, which saturate. A processor of x86 whose features are
-    not known (systems other than Linux) counts as one without.
+    Without it, onnxruntime's kernel for x86 sums pairs of them in 16 bits, which saturate. A processor whose features
+    are not known (systems other than Linux) counts as one without.
     """
-    if platform.machine().lower() in {"aarch64", "arm64"}:
-        return True
     features = processor_features()
     return features["avx_vnni"] or features["avx512_vnni"]
 

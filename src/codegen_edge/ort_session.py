@@ -18,8 +18,8 @@ from codegen_edge.errors import BundleError, InvalidInputError, RuntimeUnavailab
 
 PROVIDER = "CPUExecutionProvider"
 CUDA_PROVIDER = "CUDAExecutionProvider"
-# How long a thread that waits for the others keeps its core. By default that is until a whole run is over; beside one
-# busy process half of the speed went that way (docs/performance.md). onnxruntime before 1.32 does not know the setting.
+# How long a thread that waits for the others keeps its core. By default that is until a whole run is over, which beside
+# one busy process was a third of the time (docs/performance.md). onnxruntime before 1.32 does not know the setting.
 THREADING = {"session.intra_op.spin_duration_us": "20"}
 
 # Of the mask, integers of a few bytes: ONNX Runtime keeps them on the host on purpose. No other node of the graph has
@@ -63,6 +63,13 @@ def default_threads() -> int:
     return os.cpu_count() or 1
 
 
+def check_threads(threads: object) -> None:
+    """Raise InvalidInputError unless it is a number of threads, or None for all."""
+    most = _THREADS_PER_CPU * (os.cpu_count() or 1)
+    if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or not 1 <= threads <= most):
+        raise InvalidInputError(f"threads must be an integer in 1…{most} on this machine, got {threads!r}")
+
+
 def open_session(
     model: Path | bytes,
     threads: int | None,
@@ -83,9 +90,7 @@ def open_session(
         RuntimeUnavailableError: onnxruntime is missing or gave another provider.
         BundleError: onnxruntime refuses the graph.
     """
-    most_threads = _THREADS_PER_CPU * (os.cpu_count() or 1)
-    if threads is not None and not 1 <= threads <= most_threads:
-        raise InvalidInputError(f"threads must be in 1…{most_threads} on this machine, got {threads}")
+    check_threads(threads)
     ort = load_onnxruntime()
     options = ort.SessionOptions()
     options.intra_op_num_threads = threads or default_threads()

@@ -7,8 +7,6 @@ import logging
 import re
 import signal
 import socket
-import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -23,7 +21,7 @@ from codegen_edge.bundle import Bundle
 from codegen_edge.generation.model import Model
 from codegen_edge.server.http import ServerSettings, create_app
 from codegen_edge.server.http.protocol import protocol_with_limit
-from tests.server.dialects.recorded import served_as, serving
+from tests.server.dialects.recorded import on_a_socket, served_as, serving
 from tests.server.http.test_process import running
 
 SOUND = {"prompt": "def f():", "max_tokens": 2, "temperature": 0}
@@ -43,19 +41,8 @@ def listening(model: Model, **settings: Any) -> Iterator[tuple[str, int]]:
     http = protocol_with_limit(checked.header_seconds)
     app = create_app([served_as("tiny", model)], checked)
     config = uvicorn.Config(app, log_level="error", lifespan="on", ws="none", http=http, proxy_headers=False)
-    server = uvicorn.Server(config)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
-        thread.start()
-        until = time.monotonic() + PATIENCE_SECONDS
-        while not server.started:
-            assert time.monotonic() < until
-            time.sleep(0.01)
-        try:
-            yield listener.getsockname()
-        finally:
-            server.should_exit = True
-            thread.join()
+    with on_a_socket(config) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")

@@ -99,8 +99,7 @@ class Manifest:
         files: every other file of the bundle by its relative path.
         kv_cache: "float" (past and present are of the dtype that the graph computes in), or "int8".
         compute: dtype that the graph computes in.
-        processor: "any", or "vnni" for a graph whose integer products are exact only on processors with 8-bit dot
-            products (VNNI on x86, or Arm).
+        processor: "any", or "vnni" for a graph whose integer products are exact only with VNNI.
         built_of: fingerprint of the bundle that this one was built of for a GPU, or None.
         engines: how its engines were built, or None for a bundle that holds a graph.
         parity: the verdict of the last verification, or None when it was never verified.

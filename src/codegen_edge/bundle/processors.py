@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import platform
-
 from codegen_edge.bundle.contract import Processor
 from codegen_edge.errors import InvalidInputError
-from codegen_edge.machine import has_dot_products
+from codegen_edge.machine import has_vnni
 
 # Signed weights were not measured on Arm: a bundle for it is the one that runs anywhere.
 _PROCESSORS: dict[str, Processor] = {"any": "any", "avx2": "any", "avx512-vnni": "vnni", "arm64": "any"}
-_ARM = {"aarch64", "arm64"}
 PROCESSOR_NAMES = (*_PROCESSORS, "auto")
 
 
@@ -21,7 +18,7 @@ def processor_for(name: str) -> Processor:
         InvalidInputError: the name is none of PROCESSOR_NAMES.
     """
     if name == "auto":
-        name = "avx512-vnni" if has_dot_products() and platform.machine().lower() not in _ARM else "any"
+        name = "avx512-vnni" if has_vnni() else "any"
     if name not in _PROCESSORS:
         raise InvalidInputError(f"processor must be one of {', '.join(PROCESSOR_NAMES)}, got {name!r}")
     return _PROCESSORS[name]

@@ -56,6 +56,7 @@ def _facts(manifest: Manifest, report: dict[str, Any] | None) -> Iterator[tuple[
     yield "made of", f"{source.name} {source.revision or ''}({source.weights_dtype})"
     yield "source sha256", source.sha256
     compute = "" if manifest.compute == "fp32" else f", computing in {manifest.compute}"
+    compute += "" if manifest.processor == "any" else f", for processors with {manifest.processor.upper()}"
     yield "task, target", f"{manifest.task}, {manifest.target}, {manifest.precision}{compute}"
     yield (
         "model",

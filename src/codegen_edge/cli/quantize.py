@@ -60,21 +60,15 @@ def quantize(
     codegen-edge quantize my-bundle my-int8-bundle --scheme int8
     """
     from codegen_edge import workflows
-    from codegen_edge.bundle import open_bundle
-    from codegen_edge.bundle.storage import check_target
     from codegen_edge.cli.console import stderr, stdout
     from codegen_edge.cli.progress import shown_progress
     from codegen_edge.cli.tables import budget_line, tensor_table
     from codegen_edge.cli.texts import read_text
-    from codegen_edge.workflows.quantize_checks import require_other_folder
 
-    require_other_folder(bundle, out)
-    check_target(out, overwrite=options["overwrite"])
     texts = [read_text(path) for path in calibration]
-    opened = open_bundle(bundle)
     with shown_progress("reading") as on_stage:
         quantized = workflows.quantize(
-            opened,
+            bundle,
             out,
             is_symmetric=False if asymmetric else None,
             kept_at_8_bits=frozenset() if all_4_bit else None,
@@ -90,5 +84,5 @@ def quantize(
     stderr.print(tensor_table(report.to_dict()))
     if report.budget is not None:
         stderr.print(budget_line(report.budget))
-    share = made.size_bytes / opened.size_bytes
+    share = made.size_bytes / quantized.source.size_bytes
     stdout.print(f"{out}: {made.size_bytes / 1e6:.1f} MB ({share:.1%} of {bundle}), {quantized.summary}")

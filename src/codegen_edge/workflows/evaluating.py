@@ -9,7 +9,6 @@ from codegen_edge.bundle import Bundle, open_bundle
 from codegen_edge.checkpoints.corpora import load_corpus
 from codegen_edge.errors import InvalidInputError
 from codegen_edge.evaluation.quality.metrics import METRICS, MetricInput, MetricResult
-from codegen_edge.generation.model_input import check_threads
 from codegen_edge.runtimes import Runtime, open_runtime
 from codegen_edge.tokenizer import Tokenizer
 from codegen_edge.workflows.progress import OnStage, silent
@@ -57,7 +56,6 @@ def evaluate(
         raise InvalidInputError(
             f"{needing[0]} compares with another bundle: give a reference", hint="--reference BUNDLE"
         )
-    check_threads(threads)
     documents = list(texts) or [file.text for file in load_corpus("held-out")]
     given = [bundle] if reference is None else [bundle, reference]
     opened = [each if isinstance(each, Bundle) else open_bundle(each) for each in given]

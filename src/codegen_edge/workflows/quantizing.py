@@ -35,10 +35,12 @@ class Quantized:
     """What `quantize` made.
 
     Attributes:
+        source: the float bundle.
         bundle: at its place.
         report: what was done to every matrix and to the whole model.
     """
 
+    source: Bundle
     bundle: Bundle
     report: QuantizationReport
 
@@ -147,7 +149,7 @@ def quantize(
             measure=measure,
             on_stage=lambda stage: on_stage(stage, 0, None),
         )
-        return Quantized(bundle=made, report=report)
+        return Quantized(source=opened, bundle=made, report=report)
     made, report = quantize_bundle(
         opened,
         out,
@@ -156,7 +158,7 @@ def quantize(
         measure=None if measure_tokens == 0 else (lambda candidate: measure(candidate).to_dict()),
         on_progress=lambda done, total: on_stage("weights", done, total),
     )
-    return Quantized(bundle=made, report=report)
+    return Quantized(source=opened, bundle=made, report=report)
 
 
 def measure_against(reference: Bundle, candidate: Bundle, max_tokens: int | None) -> Damage:

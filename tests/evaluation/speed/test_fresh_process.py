@@ -93,7 +93,7 @@ def test_an_error_of_the_process_is_raised_as_what_it_is(static_bundle: Bundle, 
         measure_once(task_of(static_bundle, SMALL, None))
     assert caught.value.hint
     many = SpeedSettings(prompt_tokens=16, new_tokens=8, threads=100_000)
-    with pytest.raises(InvalidInputError, match=r"threads must be in 1…\d+ on this machine, got 100000"):
+    with pytest.raises(InvalidInputError, match=r"threads must be an integer in 1…\d+ on this machine, got 100000"):
         measure_once(task_of(tiny_bundle, many, None))
 
 

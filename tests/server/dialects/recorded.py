@@ -42,7 +42,15 @@ def serving(model: Model, *, slots: int = SLOTS, **settings: Any) -> Iterator[Te
 def listening(model: Model, *, send_buffer_bytes: int | None = None, **settings: Any) -> Iterator[str]:
     """A server on a socket, whose connections buffer so much on this side; gives its URL."""
     app = create_app([served_as("tiny", model)], ServerSettings(**settings))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", lifespan="on", ws="none"))
+    config = uvicorn.Config(app, log_level="error", lifespan="on", ws="none")
+    with on_a_socket(config, send_buffer_bytes=send_buffer_bytes) as (host, port):
+        yield f"http://{host}:{port}"
+
+
+@contextmanager
+def on_a_socket(config: uvicorn.Config, *, send_buffer_bytes: int | None = None) -> Iterator[tuple[str, int]]:
+    """A server in a thread, on a socket whose address it gives."""
+    server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         if send_buffer_bytes is not None:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer_bytes)
@@ -53,7 +61,7 @@ def listening(model: Model, *, send_buffer_bytes: int | None = None, **settings:
             assert time.monotonic() < until
             time.sleep(0.01)
         try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+            yield listener.getsockname()
         finally:
             server.should_exit = True
             thread.join()
