@@ -6,13 +6,10 @@ burn a core each. Three sides take turns in every round: onnxruntime's own way t
 
 from __future__ import annotations
 
-import contextlib
 import json
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +18,7 @@ import numpy as np
 
 from benchmarks.harness import comparison, interleave
 from benchmarks.machine import describe_machine
+from benchmarks.peers.measuring import busy_neighbours
 from benchmarks.random_checkpoint import TEXTS
 from codegen_edge import ort_session
 from codegen_edge.bundle import Bundle
@@ -38,18 +36,6 @@ WAITS: Mapping[str, Mapping[str, str]] = {
     "20 us": ort_session.THREADING,
     "none": {"session.intra_op.allow_spinning": "0"},
 }
-
-
-@contextlib.contextmanager
-def neighbours(count: int) -> Iterator[None]:
-    """Processes beside this one that burn a core each."""
-    burning = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(count)]
-    try:
-        yield
-    finally:
-        for process in burning:
-            process.kill()
-            process.wait()
 
 
 def opened(bundle: Bundle, threading: Mapping[str, str]) -> Runtime:
@@ -83,7 +69,7 @@ def measure(bundle: Bundle) -> dict[str, Any]:
     sides = {name: decoding(runtime) for name, runtime in runtimes.items()}
     result = {}
     for count in NEIGHBOURS:
-        with neighbours(count):
+        with busy_neighbours(count):
             rounds = interleave(sides, rounds=ROUNDS)
         result[str(count)] = {
             name: {"step_ms": rounds.spread(name, "step_ms").to_dict(1), **comparison(rounds, name, "step_ms")}

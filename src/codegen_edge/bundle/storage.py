@@ -120,10 +120,8 @@ def memory_errors(target: Path) -> Iterator[None]:
     """Map what numpy, onnx-ir and torch raise where the memory does not suffice to StorageError."""
     try:
         yield
-    except MemoryError as exc:
-        raise StorageError(f"not enough memory to make {target}; the old state is intact") from exc
-    except RuntimeError as exc:
-        if not _TORCH_HAS_NO_MEMORY.search(str(exc)):
+    except (MemoryError, RuntimeError) as exc:
+        if isinstance(exc, RuntimeError) and not _TORCH_HAS_NO_MEMORY.search(str(exc)):
             raise
         raise StorageError(f"not enough memory to make {target}; the old state is intact") from exc
 
