@@ -108,7 +108,7 @@ def test_budget_is_chosen_and_told(tiny_bundle: Bundle, tmp_path: Path) -> None:
 def test_short_calibration_text_is_warned_of(int4: tuple[Result, Path]) -> None:
     stderr = " ".join(int4[0].stderr.split())
     assert "warning: the calibration text has" in stderr
-    assert "plain rounding costs 2.0%" in stderr
+    assert "where plain rounding costs" in stderr  # tests/test_docs.py holds the figures to their committed result
 
 
 def test_json_is_the_report_and_all_tokens_can_be_measured(tiny_bundle: Bundle, tmp_path: Path) -> None:
