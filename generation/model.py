@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Any, overload
+from typing import TYPE_CHECKING, Any, overload
 
-from codegen_edge.bundle import TOKENIZER_FILE, Bundle, Check, open_bundle
-from codegen_edge.errors import IntegrityError, InvalidInputError
-from codegen_edge.generation.asynchronous import AsyncEvents
+from codegen_edge.bundle import TOKENIZER_FILE, Bundle, Check, open_ahead
+from codegen_edge.errors import CodegenEdgeError, IntegrityError, InvalidInputError
 from codegen_edge.generation.beams import beam_search
 from codegen_edge.generation.cancel import CancelToken
 from codegen_edge.generation.editing import suffix_stops
@@ -27,6 +27,9 @@ from codegen_edge.generation.session import Session
 from codegen_edge.generation.speculation import Draft, Speculator, free_drafts, open_drafter
 from codegen_edge.runtimes import Runtime, open_runtime
 from codegen_edge.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from codegen_edge.generation.asynchronous import AsyncEvents
 
 __all__ = ["Completion", "Draft", "GenerationStream", "Model", "TextEvent", "load_model"]
 
@@ -159,6 +162,8 @@ class Model:
 
         A cancelled task, `aclose` and the end of an `async with` stop the step in flight; `cancel` stays as it was.
         """
+        from codegen_edge.generation.asynchronous import AsyncEvents  # asyncio takes a tenth of a second of a start
+
         return AsyncEvents(lambda token: iter(self.stream(prompt, params, cancel=token, **options)), cancel)
 
     def session(self) -> Session:
@@ -247,14 +252,28 @@ def load_model(path: str | Path, *, runtime: str = "cpu", check: Check = "full",
     if not isinstance(path, str | os.PathLike):
         raise InvalidInputError(f"path must be the path of a bundle's folder, got {type(path).__name__}")
     for left in reversed(range(_MOST_TRIES)):
-        bundle = open_bundle(path, check=check)
-        bundle.require_task("text-generation")
+        bundle, wait_for_weights = open_ahead(path, check=check)
         try:
-            with bundle.reading():
-                tokenizer = Tokenizer(bundle.at(TOKENIZER_FILE))
-            return Model(bundle, open_runtime(runtime, bundle, **options), tokenizer)
+            return _loaded(bundle, runtime, options, wait_for_weights)
         except IntegrityError:
             # A writer put another bundle in its place and removed this one: that one is what is wanted now.
             if not left or not bundle.is_moved:
                 raise
     raise AssertionError("the last try returns or raises")
+
+
+def _loaded(bundle: Bundle, runtime: str, options: dict[str, Any], wait_for_weights: Callable[[], None]) -> Model:
+    """A model whose weights were compared while the runtime read them."""
+    with ExitStack() as opened:
+        try:
+            bundle.require_task("text-generation")
+            with bundle.reading():
+                tokenizer = Tokenizer(bundle.at(TOKENIZER_FILE))
+            model = Model(bundle, open_runtime(runtime, bundle, **options), tokenizer)
+            opened.callback(model.close)
+        except CodegenEdgeError:
+            wait_for_weights()  # where the runtime refused them, they may have been altered
+            raise
+        wait_for_weights()
+        opened.pop_all()
+        return model

@@ -31,14 +31,20 @@ def encode_prompts(
     return [tokenizer.encode(_bounded(text, tokenizer, params, config.context_length)) for text in texts]
 
 
+def least_tokens(text: str, tokenizer: Tokenizer) -> int:
+    """How many tokens a text has at least, without reading it."""
+    return -(-len(text) // tokenizer.longest_token)
+
+
 def _bounded(text: str, tokenizer: Tokenizer, params: GenerationParams, context_length: int) -> str:
     """The text, or an end of it whose last ids are those of the whole text."""
     longest = tokenizer.longest_token
-    if len(text) <= context_length * longest:
+    least = least_tokens(text, tokenizer)
+    if least <= context_length:
         return text
     if params.prompt_overflow != "cut-left":
         raise ContextLengthError(
-            f"the prompt has {len(text):,} characters and at least {-(-len(text) // longest):,} tokens; the model's "
+            f"the prompt has {len(text):,} characters and at least {least:,} tokens; the model's "
             f"context of {context_length} tokens must also hold what is generated. Shorten it, or cut it with "
             'prompt_overflow="cut-left"'
         )

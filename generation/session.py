@@ -7,12 +7,13 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import Any
 
-from codegen_edge.errors import BundleError, InvalidInputError
+from codegen_edge.errors import BundleError, ContextLengthError, InvalidInputError
 from codegen_edge.generation.cancel import CancelToken
 from codegen_edge.generation.loop import GenerationLoop
 from codegen_edge.generation.output import Collector, Completion, TextEvent
 from codegen_edge.generation.params import GenerationParams, merged
 from codegen_edge.generation.prefill import OnPrefill
+from codegen_edge.generation.prompt_text import least_tokens
 from codegen_edge.generation.request import Request
 from codegen_edge.generation.session_file import SavedSession, read_session, write_session
 from codegen_edge.generation.speculation import Draft, Drafter, Speculator, common_length, free_drafts, open_drafter
@@ -61,10 +62,17 @@ class Session:
 
         Raises:
             InvalidInputError: it is no text, or no valid Unicode; a stream of the session still runs.
+            ContextLengthError: it is too long for any context of the model, and was not read.
         """
         self._require_idle()
         if not isinstance(text, str):
             raise InvalidInputError(f"text must be a string, got {type(text).__name__}")
+        least, context_length = least_tokens(text, self._tokenizer), self._runtime.config.context_length
+        if least > context_length:
+            raise ContextLengthError(
+                f"the text has {len(text):,} characters and at least {least:,} tokens; the model's context holds "
+                f"{context_length}: append less of it"
+            )
         self._ids += self._tokenizer.encode(text)
 
     def rewind(self, num_tokens: int) -> None:

@@ -184,6 +184,14 @@ def test_long_session_is_cut_from_the_left_when_asked(model: Model) -> None:
         assert session.num_tokens == len(before) + 8 * turn  # what was cut is not read, and not forgotten
 
 
+def test_text_that_fits_no_context_is_refused_and_leaves_the_session_as_it_was(model: Model) -> None:
+    session = model.session()
+    session.append("x = 1\n")
+    with pytest.raises(ContextLengthError, match="10,000,000 characters"):
+        session.append("def f(): \n" * 1_000_000)
+    assert session.text == "x = 1\n"
+
+
 def test_session_refuses_what_has_several_texts_and_an_empty_one(model: Model) -> None:
     session: Session = model.session()
     with pytest.raises(InvalidInputError, match="empty"):

@@ -1,5 +1,6 @@
 """The bundle on disk: its contract, its manifest, opening one, writing one."""
 
+from codegen_edge.bundle.file_check import CHECKS, Check
 from codegen_edge.bundle.manifest import (
     CURRENT_GPU,
     ENGINE_FILES,
@@ -10,7 +11,7 @@ from codegen_edge.bundle.manifest import (
     Phase,
     Source,
 )
-from codegen_edge.bundle.opened import CHECKS, Bundle, Check, open_bundle
+from codegen_edge.bundle.opened import Bundle, open_ahead, open_bundle
 
 __all__ = [
     "CHECKS",
@@ -24,5 +25,6 @@ __all__ = [
     "Manifest",
     "Phase",
     "Source",
+    "open_ahead",
     "open_bundle",
 ]

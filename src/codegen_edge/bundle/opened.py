@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import Any, Literal, get_args
+from typing import Any
 
 from codegen_edge.bundle import contract
+from codegen_edge.bundle.file_check import CHECKS, BackgroundCheck, Check, check_file
 from codegen_edge.bundle.graph_check import MOST_GRAPH_BYTES, check_graph
 from codegen_edge.bundle.held import HeldFolder, open_regular
-from codegen_edge.bundle.manifest import ENGINE_FILES, FORMAT_VERSION, TOKENIZER_FILE, FileRecord, Manifest, Phase
+from codegen_edge.bundle.manifest import ENGINE_FILES, FORMAT_VERSION, TOKENIZER_FILE, Manifest, Phase
 from codegen_edge.bundle.model_config import read_json_object
 from codegen_edge.bundle.storage import MANIFEST_FILE, replace_file
 from codegen_edge.errors import BundleError, IntegrityError, InvalidInputError
 
-Check = Literal["full", "size"]
-CHECKS: tuple[Check, ...] = get_args(Check)
-
 _MOST_TRIES = 10  # of an open while writers replace the folder
-_CHUNK_BYTES = 4 * 1024 * 1024  # large enough to keep sha256 busy, small enough to stay in cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +174,30 @@ def open_bundle(path: str | Path, *, check: Check = "full") -> Bundle:
         BundleError: the folder is no bundle, or of a format that this version does not read.
         IntegrityError: a file is missing, truncated or altered.
     """
+    bundle, wait_for_weights = open_ahead(path, check=check)
+    wait_for_weights()
+    bundle.check_unchanged()
+    return bundle
+
+
+def open_ahead(path: str | Path, *, check: Check = "full") -> tuple[Bundle, Callable[[], None]]:
+    """Open a bundle whose weights are still being compared: all else about it has been.
+
+    Whoever loads the weights meanwhile waits for the check before anything is made of them, and where loading fails
+    before that, too: altered weights may be the reason.
+
+    Args:
+        path: as of `open_bundle`.
+        check: as of `open_bundle`.
+
+    Returns:
+        The bundle, and what waits for the check: it raises IntegrityError where the weights are altered.
+
+    Raises:
+        InvalidInputError: no such check.
+        BundleError: the folder is no bundle, or of a format that this version does not read.
+        IntegrityError: a file is missing or truncated, or another one than the weights is altered.
+    """
     if check not in CHECKS:
         raise InvalidInputError(f"check must be one of {', '.join(CHECKS)}, got {check!r}")
     folder = Path(path)
@@ -198,7 +219,7 @@ def open_bundle(path: str | Path, *, check: Check = "full") -> Bundle:
     raise AssertionError("the last try returns or raises")
 
 
-def _open_held(folder: Path, held: HeldFolder, check: Check) -> Bundle:
+def _open_held(folder: Path, held: HeldFolder, check: Check) -> tuple[Bundle, Callable[[], None]]:
     manifest_path = folder / MANIFEST_FILE
     if not held.at(MANIFEST_FILE).is_file():
         raise BundleError(f"{folder} is no bundle: it has no {MANIFEST_FILE}")
@@ -207,8 +228,13 @@ def _open_held(folder: Path, held: HeldFolder, check: Check) -> Bundle:
     for name in vital:
         if name not in manifest.files:
             raise BundleError(f"{manifest_path} does not list {name}; export the checkpoint again")
+    wait_for_weights: Callable[[], None] = _nothing_to_wait_for
+    in_background = contract.WEIGHTS_FILE if check == "full" and manifest.engines is None else None
+    if in_background is not None:
+        wait_for_weights = BackgroundCheck(held, in_background, manifest.files[in_background]).wait
     for name, record in manifest.files.items():
-        _check_file(held, name, record, check)
+        if name != in_background:
+            check_file(held, name, record, check)
     vital_folder = PurePosixPath(vital[0]).parent.as_posix()
     for file in sorted(os.listdir(held.at(vital_folder))):
         if f"{vital_folder}/{file}" not in manifest.files:
@@ -218,8 +244,11 @@ def _open_held(folder: Path, held: HeldFolder, check: Check) -> Bundle:
     bundle = Bundle(folder, manifest, held)
     if manifest.engines is None:
         read_graph(bundle)
-    bundle.check_unchanged()
-    return bundle
+    return bundle, wait_for_weights
+
+
+def _nothing_to_wait_for() -> None:
+    """Where sizes alone are compared, and for engines, which are compared before they are loaded."""
 
 
 def read_graph(bundle: Bundle) -> bytes:
@@ -244,29 +273,3 @@ def _vital_files(manifest: Manifest) -> tuple[str, ...]:
     if manifest.engines is not None:
         return (*ENGINE_FILES.values(), TOKENIZER_FILE)
     return contract.MODEL_FILE, contract.WEIGHTS_FILE, TOKENIZER_FILE
-
-
-def _check_file(held: HeldFolder, name: str, record: FileRecord, check: Check) -> None:
-    """Compare a file with its record, and remember which file it was: what is loaded later must be the same one."""
-    pure = PurePosixPath(name)
-    if pure.is_absolute() or ".." in pure.parts or "\\" in name or not name.isprintable():
-        raise IntegrityError(f"{held.path / MANIFEST_FILE} lists a path outside the bundle: {name!r}")
-    path = held.path / name
-    if not held.at(name).is_file():
-        raise IntegrityError(f"{path} is missing; export the checkpoint again")
-    try:
-        with os.fdopen(open_regular(held.at(name)), "rb") as file:
-            status = os.fstat(file.fileno())
-            if status.st_size != record.size_bytes:
-                raise IntegrityError(
-                    f"{path} has {status.st_size} bytes, {record.size_bytes} were exported: it was truncated or altered"
-                )
-            if check == "full":
-                digest = hashlib.sha256()
-                while chunk := file.read(_CHUNK_BYTES):
-                    digest.update(chunk)
-                if digest.hexdigest() != record.sha256:
-                    raise IntegrityError(f"{path} was altered: its sha256 is not the one in {MANIFEST_FILE}")
-    except OSError as exc:
-        raise IntegrityError(f"{path} cannot be read: {exc.strerror or exc}") from exc
-    held.record(name, status)
