@@ -34,6 +34,7 @@ def render(page: Path) -> str:
                 _parity_lines,
                 _interop_lines,
                 exactness.exactness_line,
+                peers.speed_lines,
                 _quantization_lines,
                 _generation_lines,
                 _memory_lines,

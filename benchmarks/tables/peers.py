@@ -24,6 +24,41 @@ def peers_lines() -> list[str]:
     return [picture, "", *lines_of(load(_RESULT))]
 
 
+def speed_lines() -> list[str]:
+    """The short form in README: the first workload of every precision."""
+    result = load(_RESULT)
+    workloads = {name: Workload.parse(group["workloads"][0]) for name, group in result["groups"].items()}
+    (prompt_tokens,) = {each.prompt_tokens for each in workloads.values()}
+    rows = []
+    for precision, workload in workloads.items():
+        for name, row in result["groups"][precision]["rows"].items():
+            if _is_shown(row) and step(workload) in row["times"] and row["precision"] == precision:
+                rows.append(f"| {' | '.join([name, *_short_cells(row, workload)])} |")
+    return [
+        f"Other programs on the same weights, token ids and threads: the {result['shape']} shape (random weights), a "
+        f"prompt of {prompt_tokens} tokens, {result['rounds']} interleaved rounds in fresh processes, median "
+        f"and range; {processor(result['machine'])}. Longer prompts, eight rows, a busy neighbour, versions and every "
+        "target, missed ones too, are in [performance](docs/performance.md#peers-beside-us):",
+        "",
+        "| system | new tokens per second | time to first token | cold start to first token | peak memory |",
+        "|---|---|---|---|---|",
+        *rows,
+        "",
+        "![Decode and prefill of every system](docs/pictures/peers.svg)",
+    ]
+
+
+def _short_cells(row: Mapping[str, Any], workload: Workload) -> list[str]:
+    times = row["times"]
+    rate = Spread.of([1 / seconds for seconds in times[step(workload)]])
+    return [
+        _range(rate),
+        f"{1000 * Spread.of(times[first_token(workload)]).median:.0f} ms",
+        f"{Spread.of(times[COLD_START]).median:.1f} s" if COLD_START in times else "",
+        f"{Spread.of(times[PEAK_RSS]).median / 1e6:,.0f} MB" if PEAK_RSS in times else "",
+    ]
+
+
 def lines_of(result: Mapping[str, Any]) -> list[str]:
     """The tables of a result."""
     trial = "A trial with short workloads, no result. " if result["is_quick"] else ""

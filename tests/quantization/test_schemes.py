@@ -31,6 +31,7 @@ from codegen_edge.quantization.schemes import SCHEMES, rewrite_graph
 from codegen_edge.runtimes import open_runtime
 from codegen_edge.runtimes.backends.ort_cpu import OrtCpuRuntime
 from codegen_edge.tokenizer import Tokenizer
+from codegen_edge.workflows import export
 
 # The most that a matrix's relative error may be, over all matrices; random weights are the hardest to quantize.
 ERROR_BOUNDS = {"int8": 0.01, "int8-dynamic": 0.01, "int4": 0.16, "fp16": 0.0005}
@@ -164,6 +165,14 @@ def test_export_in_one_pass_gives_the_same_bytes(
     )
     assert exported.manifest.files["onnx/model.onnx_data"] == bundle.manifest.files["onnx/model.onnx_data"]
     np.testing.assert_array_equal(logits_of(exported), logits_of(bundle))
+
+
+def test_export_rounds_when_asked_and_says_so(tiny_checkpoint: Path, quantized: Quantized, tmp_path: Path) -> None:
+    exported = export(tiny_checkpoint, tmp_path / "out", precision="int4", method="round", verify=False)
+    wanted, _ = quantized("int4", method="round")
+    assert exported.bundle.manifest.files["onnx/model.onnx_data"] == wanted.manifest.files["onnx/model.onnx_data"]
+    assert exported.quantization is not None
+    assert exported.quantization.options["method"] == "round"
 
 
 @pytest.mark.parametrize("scheme", ["int8", "int4"])

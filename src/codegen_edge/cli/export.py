@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from codegen_edge.bundle import contract
-from codegen_edge.cli.choices import PRECISION
+from codegen_edge.cli.choices import METHOD, PRECISION
 from codegen_edge.cli.output import json_option, print_json
 from codegen_edge.cli.paths import PATH
 
@@ -19,6 +19,7 @@ from codegen_edge.cli.paths import PATH
 @click.option("--task", type=click.Choice(contract.TASKS), default=contract.TASKS[0], show_default=True)
 @click.option("--target", type=click.Choice(contract.TARGETS), default=contract.TARGETS[0], show_default=True)
 @click.option("--precision", type=PRECISION, default=contract.FULL_PRECISION, show_default=True)
+@click.option("--method", type=METHOD, help="How int4 codes are chosen: search or round.  [default: search]")
 @click.option(
     "--tokenizer",
     type=PATH,

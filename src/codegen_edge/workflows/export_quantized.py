@@ -22,7 +22,6 @@ from codegen_edge.runtimes.registry import PROVING_RUNTIMES
 from codegen_edge.tokenizer import Tokenizer
 
 DEFAULT_MEASURE_TOKENS = 4096
-METHOD = "search"  # GPTQ needs the float model to run, which is never there in one pass
 
 
 def export_quantized(
@@ -30,6 +29,7 @@ def export_quantized(
     out: str | Path,
     options: ExportOptions,
     *,
+    method: str = "search",
     measure_tokens: int = DEFAULT_MEASURE_TOKENS,
     on_progress: Progress | None = None,
 ) -> tuple[Bundle, QuantizationReport]:
@@ -41,6 +41,7 @@ def export_quantized(
         located: from `locate_checkpoint`.
         out: the bundle's folder; it appears whole or not at all.
         options: its precision is "fp16", "int8", "int8-dynamic" or "int4".
+        method: how int4 codes are chosen, of `quantize_checks.EXPORT_METHODS`.
         measure_tokens: held-out tokens to compare with the reference on; 0 does not compare.
         on_progress: called with the bytes of weights that are written, and the bytes in all.
 
@@ -52,8 +53,8 @@ def export_quantized(
         raise InvalidInputError(f"a graph for {options.task} is exported in fp32 only")
     SCHEMES.find(options.precision)
     tensors: list[TensorReport] = []
-    plan_options = PlanOptions(method=METHOD, target=options.target)
-    report = QuantizationReport(scheme=options.precision, options={"method": METHOD}, tensors=())
+    plan_options = PlanOptions(method=method, target=options.target)
+    report = QuantizationReport(scheme=options.precision, options={"method": method}, tensors=())
 
     def measure(bundle: Bundle, checkpoint: Checkpoint) -> None:
         nonlocal report

@@ -14,6 +14,7 @@ from codegen_edge.errors import InvalidInputError, ParityError
 from codegen_edge.evaluation.parity.compare import ParityReport
 from codegen_edge.workflows.packages import require_export_packages
 from codegen_edge.workflows.progress import OnStage, silent
+from codegen_edge.workflows.quantize_checks import export_method
 
 if TYPE_CHECKING:  # what it imports is asked for by name first
     from codegen_edge.exporter import ExportOptions, LocatedCheckpoint
@@ -47,6 +48,7 @@ def export(
     task: contract.Task = "text-generation",
     target: contract.Target = "ort",
     precision: str = contract.FULL_PRECISION,
+    method: str | None = None,
     tokenizer: str | Path | None = None,
     revision: str | None = None,
     offline: bool = False,
@@ -66,6 +68,7 @@ def export(
         task: "text-generation" (with KV cache) or "feature-extraction" (the last hidden state).
         target: "ort" for ONNX Runtime, "tensorrt" for engines.
         precision: "fp32", or the name of a quantization scheme, applied while the weights are streamed.
+        method: how int4 codes are chosen: "search" (None takes it) or "round", which is faster and less exact.
         tokenizer: a folder whose tokenizer is taken instead of the checkpoint's own; a release archive has none.
         revision: branch, tag or commit of a hub id; None takes main.
         offline: use the hub's local cache only.
@@ -87,13 +90,14 @@ def export(
     """
     check_target(Path(out), overwrite=overwrite)
     require_export_packages(with_runtime=verify)
+    chosen_method = export_method(precision, method)
     from codegen_edge.exporter import ExportOptions
 
     options = ExportOptions(task=task, target=target, precision=precision, overwrite=overwrite)
     own_tokenizer = None if tokenizer is None else Path(tokenizer)
     on_stage("locating the checkpoint", 0, None)
     with _located(checkpoint, out, revision, own_tokenizer, offline, overwrite, on_stage) as located:
-        return _export(located, out, options, verify=verify, on_stage=on_stage)
+        return _export(located, out, options, method=chosen_method, verify=verify, on_stage=on_stage)
 
 
 @contextmanager
@@ -127,7 +131,13 @@ def _located(
 
 
 def _export(
-    located: LocatedCheckpoint, out: str | Path, options: ExportOptions, *, verify: bool, on_stage: OnStage
+    located: LocatedCheckpoint,
+    out: str | Path,
+    options: ExportOptions,
+    *,
+    method: str,
+    verify: bool,
+    on_stage: OnStage,
 ) -> Exported:
     from codegen_edge.exporter import Checkpoint, export_checkpoint
 
@@ -140,7 +150,9 @@ def _export(
         from codegen_edge.workflows.export_quantized import DEFAULT_MEASURE_TOKENS, export_quantized
 
         measure_tokens = DEFAULT_MEASURE_TOKENS if verify else 0
-        bundle, report = export_quantized(located, out, options, measure_tokens=measure_tokens, on_progress=on_weights)
+        bundle, report = export_quantized(
+            located, out, options, method=method, measure_tokens=measure_tokens, on_progress=on_weights
+        )
         return Exported(bundle=bundle, quantization=report)
     parity: ParityReport | None = None
 

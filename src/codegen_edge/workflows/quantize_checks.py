@@ -7,13 +7,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from codegen_edge.bundle import Bundle
+from codegen_edge.bundle import Bundle, contract
 from codegen_edge.errors import InvalidInputError
 from codegen_edge.quantization.registry import SCHEMES
 
 if TYPE_CHECKING:  # needs onnx-ir
     from codegen_edge.quantization import QuantizeOptions
 
+EXPORT_METHODS = ("search", "round")  # GPTQ runs the float model, which is never there in one pass
 USEFUL_TOKENS = 4_096  # below, gptq fits the text more than the model; docs/quantize.md has what was measured
 
 
@@ -49,6 +50,20 @@ def check_effect(
     if calibration and budget_kl is None and not options.needs_calibration:
         named = f"{options.scheme} with method {options.method}" if scheme.has_methods else options.scheme
         raise InvalidInputError(f"{named} and a float KV cache read no text", hint="leave out --calibration")
+
+
+def export_method(precision: str, method: str | None) -> str:
+    """The method that an export takes; raise InvalidInputError where the one that is asked for does nothing there."""
+    if method is None:
+        return EXPORT_METHODS[0]
+    if precision == contract.FULL_PRECISION or not SCHEMES.find(precision).has_methods:
+        raise InvalidInputError(f"{precision} has no method to choose", hint="leave out --method")
+    if method not in EXPORT_METHODS:
+        raise InvalidInputError(
+            f"an export takes method {' or '.join(EXPORT_METHODS)}, not {method}: export in fp32 and quantize that",
+            hint=f"codegen-edge quantize BUNDLE OUT --scheme {precision} --method {method}",
+        )
+    return method
 
 
 def warn_of_short_text(num_tokens: int, on_warning: Callable[[str], None]) -> None:
