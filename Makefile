@@ -138,8 +138,9 @@ bench-exactness: $(STAMP) ## what batches and drafts change in each scheme, and 
 bench-serve: $(STAMP) ## the server on the 350M shape: throughput, joins, prefixes, cancels, overload, equality
 	$(BIN)/python -m benchmarks.serve
 
-soak: $(STAMP) ## a server under mixed load with faults for half an hour: memory and errors
+soak: $(STAMP) ## memory and errors: a server under mixed load with faults for half an hour, and 10,000 generations
 	$(BIN)/python -m benchmarks.soak --minutes 30
+	$(BIN)/python -m benchmarks.steady
 
 fuzz: $(STAMP) ## mutate checkpoints, bundles, sessions and requests for an hour, into benchmarks/results/
 	$(BIN)/python -m tests.fuzz --mutants 10000000 --seconds 3600 --json benchmarks/results/fuzz.json

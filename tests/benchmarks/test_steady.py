@@ -1,0 +1,20 @@
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.steady import READINGS, growth_of, readings, resident_bytes
+
+
+def test_growth_is_that_of_the_second_half() -> None:
+    flat = [100_000_000] * READINGS
+    start = [50_000_000] * (READINGS // 2) + flat[: READINGS // 2]
+    leak = [100_000_000 + 400_000 * number for number in range(READINGS)]
+    assert growth_of(flat) == pytest.approx(0)
+    assert growth_of(start) == pytest.approx(0)
+    assert growth_of(leak) == pytest.approx(50 * 400_000 / 130_000_000, rel=0.02)
+
+
+def test_memory_that_is_kept_is_seen() -> None:
+    kept: list[bytes] = []
+    assert growth_of(readings(lambda: kept.append(b"x" * 2**20), READINGS)) > 0.1
+    assert resident_bytes() > len(kept) * 2**20
