@@ -12,7 +12,7 @@ from pathlib import Path
 
 from codegen_edge.bundle.storage import sha256_of
 from codegen_edge.checkpoints import SHIPPED, shipped_checkpoint
-from codegen_edge.errors import CheckpointError, InvalidInputError
+from codegen_edge.errors import CheckpointError, InvalidInputError, first_line
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _FILES = [
@@ -96,7 +96,7 @@ def _download(hub_id: str, revision: str | None, *, offline: bool) -> LocatedChe
     except Exception as exc:
         raise CheckpointError(
             f"{hub_id} is no local folder, and fetching it from the hub (revision {revision or 'main'}) failed: "
-            f"{_first_line(exc)}",
+            f"{first_line(exc)}",
             hint="--offline takes a copy that was downloaded before",
         ) from exc
     folder = Path(snapshot)
@@ -148,7 +148,3 @@ def _snapshot_offline(hub_id: str, revision: str | None) -> str:
         return find(_SAFETENSORS)
     except errors.LocalEntryNotFoundError:
         return find(_BIN)
-
-
-def _first_line(exc: BaseException) -> str:
-    return next((line for line in str(exc).splitlines() if line.strip()), type(exc).__name__)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from codegen_edge.generation.output import Completion, TextEvent
     from codegen_edge.generation.params import GenerationParams
     from codegen_edge.generation.session import Session
-    from codegen_edge.workflows import build, evaluate, evaluate_task, export, quantize, verify
+    from codegen_edge.workflows import build, evaluate, evaluate_task, export, list_bundles, push, quantize, verify
 
     __version__: str
 
@@ -39,8 +39,10 @@ _HOMES = {
     "evaluate": "codegen_edge.workflows",
     "evaluate_task": "codegen_edge.workflows",
     "export": "codegen_edge.workflows",
+    "list_bundles": "codegen_edge.workflows",
     "load_model": "codegen_edge.generation.model",
     "open_bundle": "codegen_edge.bundle",
+    "push": "codegen_edge.workflows",
     "quantize": "codegen_edge.workflows",
     "verify": "codegen_edge.workflows",
 }
@@ -59,8 +61,10 @@ __all__ = [
     "evaluate",
     "evaluate_task",
     "export",
+    "list_bundles",
     "load_model",
     "open_bundle",
+    "push",
     "quantize",
     "verify",
 ]

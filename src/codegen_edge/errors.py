@@ -14,6 +14,7 @@
     │   └── SandboxUnavailableError  generated programs cannot be run safely here
     ├── BackendError               a runtime failed while it ran
     ├── StorageError               writing failed: disk full, no permission
+    ├── HubError                   the hub refused an upload, or could not be reached
     ├── ParityError                a bundle is not equal to its reference
     └── CancelledError             the work was cancelled
 
@@ -108,6 +109,12 @@ class StorageError(CodegenEdgeError):
     exit_code = 3
 
 
+class HubError(CodegenEdgeError):
+    """The hub refused an upload, or could not be reached."""
+
+    exit_code = 3
+
+
 class ParityError(CodegenEdgeError):
     """A bundle is not equal to its reference within the tolerance.
 
@@ -128,3 +135,8 @@ class CancelledError(CodegenEdgeError):
     """The work was cancelled before it was done."""
 
     exit_code = 130
+
+
+def first_line(exc: BaseException) -> str:
+    """Of another library's message, for one of ours; the name of its class where it says nothing."""
+    return next((line.strip() for line in str(exc).splitlines() if line.strip()), type(exc).__name__)

@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from onnx import helper
 
 from codegen_edge import load_model, open_bundle, verify
-from codegen_edge.bundle import Bundle, contract, opened
+from codegen_edge.bundle import Bundle, contract, file_check, opened
 from codegen_edge.bundle.graph_file import read_model
 from codegen_edge.bundle.storage import staged_folder
 from codegen_edge.cli import cli
@@ -71,6 +71,14 @@ def test_F02_random_bytes_are_refused(seed: int, bundle_copy: Bundle) -> None:
     refused(bundle_copy.path, "is no graph that can be read")
 
 
+@pytest.mark.parametrize("name", [b"batch_size", b"input_ids", b"past_key_values.1.key"])
+def test_F02_name_that_is_no_text_is_refused(name: bytes, bundle_copy: Bundle) -> None:
+    content = bundle_copy.model_path.read_bytes()
+    assert name in content
+    write_graph_bytes(bundle_copy.path, content.replace(name, b"\xdb" + name[1:]))
+    refused(bundle_copy.path, "is no graph that can be read")
+
+
 @pytest.mark.parametrize("share", [0.01, 0.1, 0.5, 0.99, 1.0])
 def test_F03_truncated_graph_is_refused(share: float, bundle_copy: Bundle) -> None:
     content = bundle_copy.model_path.read_bytes()
@@ -107,8 +115,8 @@ def test_F07_file_that_cannot_be_read_is_named(bundle_copy: Bundle, monkeypatch:
     def forbidden(path: Path) -> int:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(opened, "open_regular", forbidden)
-    with pytest.raises(IntegrityError, match="README.md cannot be read: Permission denied"):
+    monkeypatch.setattr(file_check, "open_regular", forbidden)
+    with pytest.raises(IntegrityError, match="model.onnx_data cannot be read: Permission denied"):
         open_bundle(bundle_copy.path)
 
 

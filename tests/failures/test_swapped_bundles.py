@@ -169,16 +169,15 @@ def test_W14_bundle_that_was_removed_for_a_new_one_is_loaded_anew(
 
 
 def test_W14_bundle_that_is_always_removed_is_refused(bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    checker = opened._check_file
+    check = opened.BackgroundCheck
 
-    def removing(folder: held.HeldFolder, name: str, *rest: object) -> None:
-        if name == contract.WEIGHTS_FILE:
-            fresh = shutil.copytree(bundle_copy.path, bundle_copy.path.with_name("fresh"))
-            shutil.rmtree(bundle_copy.path)
-            os.rename(fresh, bundle_copy.path)
-        checker(folder, name, *rest)  # type: ignore[arg-type]
+    def removing(*arguments: Any) -> object:
+        fresh = shutil.copytree(bundle_copy.path, bundle_copy.path.with_name("fresh"))
+        shutil.rmtree(bundle_copy.path)
+        os.rename(fresh, bundle_copy.path)
+        return check(*arguments)
 
-    monkeypatch.setattr(opened, "_check_file", removing)
+    monkeypatch.setattr(opened, "BackgroundCheck", removing)
     with pytest.raises(IntegrityError, match="missing"):
         open_bundle(bundle_copy.path)
 

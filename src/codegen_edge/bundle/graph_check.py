@@ -7,6 +7,7 @@ an escape or anything else in it is another name. Field numbers are those of onn
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path, PurePosixPath
@@ -27,6 +28,9 @@ _LOCATION = PurePosixPath(contract.WEIGHTS_FILE).name
 _BITS = {1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12: 32, 13: 64, 14: 64, 15: 128, 16: 16}
 _BITS |= {17: 8, 18: 8, 19: 8, 20: 8, 21: 4, 22: 4, 23: 4, 24: 8}  # of TensorProto.DataType
 _STRING = 8
+# Fields of a message that hold text (None) or messages with text: ValueInfoProto, its type, shape and dimensions.
+_Texts = Mapping[int, "_Texts | None"]
+_TEXTS_OF_A_VALUE: _Texts = {1: None, 2: {1: {2: {1: {2: None, 3: None}}}, 6: None}, 3: None}
 _TYPED = (4, 5, 6, 7, 10, 11)  # fields of TensorProto that hold values one by one
 _ROTARY_INPUTS = (7, 8)  # cos_cache and sin_cache of GroupQueryAttention (onnxruntime, docs/ContribOperators.md)
 _ROTARY_NAMES = ("rotary_cos", "rotary_sin")
@@ -132,9 +136,10 @@ class _Gate:
                 self._node(first, last, depth)
             elif number == 5:
                 self._initializer(self._tensor(first, last), depth)
-            elif number in (11, 12):
+            elif number in (11, 12, 13):
                 name = self._name(first, last)
-                if depth == 0:
+                self._check_texts(first, last, _TEXTS_OF_A_VALUE)
+                if depth == 0 and number != 13:
                     self._found.values.add(name)
             elif number == 15:
                 self._sparse(first, last)
@@ -183,6 +188,17 @@ class _Gate:
             if number == 1 and kind == BYTES:
                 name = self._wire.text(first, last)
         return name
+
+    def _check_texts(self, start: int, stop: int, texts: _Texts) -> None:
+        """Raise WireError where a text of a message is none: ONNX Runtime hands it to Python unchecked."""
+        for number, kind, first, last in self._wire.fields(start, stop):
+            inner = texts.get(number)
+            if kind != BYTES or number not in texts:
+                continue
+            if inner is None:
+                self._wire.text(first, last)
+            else:
+                self._check_texts(first, last, inner)
 
     def _tensor(self, start: int, stop: int) -> _Tensor:
         wire, tensor = self._wire, _Tensor()

@@ -6,15 +6,17 @@ import click
 
 from codegen_edge.cli.ending import EXIT_CODES_HELP, main
 from codegen_edge.cli.groups import LazyGroup
+from codegen_edge.cli.versions import print_versions
 
 __all__ = ["COMMANDS", "cli", "main"]
 
 # In the order of `--help`; a command's module is imported when the command is run or its help is shown.
 COMMANDS = (
     *("export", "verify", "quantize", "build", "generate", "chat", "serve"),
-    *("evaluate", "bench", "bench-serve", "inspect", "doctor", "demo"),
+    *("evaluate", "bench", "bench-serve", "list", "inspect", "push", "doctor", "demo"),
 )
 _HOMES = {name: "{0}.{1}:{1}".format(__name__, name.replace("-", "_")) for name in COMMANDS}
+_HOMES["list"] = f"{__name__}.listing:list_command"  # `list` itself is Python's
 
 
 @click.group(
@@ -23,7 +25,9 @@ _HOMES = {name: "{0}.{1}:{1}".format(__name__, name.replace("-", "_")) for name 
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog=EXIT_CODES_HELP,
 )
-@click.version_option(package_name="codegen-edge")
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=print_versions, help="Show versions."
+)
 def cli() -> None:
     """CodeGen on the edge: export to ONNX, prove the export equal, generate.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from codegen_edge.cli.paths import GivenPath
 from codegen_edge.errors import BundleError, InvalidInputError
@@ -33,6 +34,20 @@ class BundleFolder(GivenPath):
             alternative = " (or add --export)" if can_export else ""
             raise BundleError(f"{_described(text)} export it first", hint=f"{export_command(text)}{alternative}")
         return path
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """The bundles that begin so; where there is none, the shell's own completion of folders leads on."""
+        head, tail = os.path.split(incomplete)
+        try:
+            entries = sorted(os.scandir(head or "."), key=lambda entry: entry.name)
+        except OSError:
+            entries = []
+        found = [os.path.join(head, each.name) for each in entries if each.name.startswith(tail) and _is_bundle(each)]
+        return [CompletionItem(path) for path in found] or [CompletionItem(incomplete, type="dir")]
+
+
+def _is_bundle(entry: os.DirEntry[str]) -> bool:
+    return os.path.isfile(os.path.join(entry.path, "bundle.json"))
 
 
 BUNDLE = BundleFolder()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from codegen_edge.bundle import contract
 from codegen_edge.errors import InvalidInputError
@@ -43,6 +45,10 @@ class RegistryChoice(click.ParamType):  # type: ignore[type-arg]  # generic from
             raise InvalidInputError(f"{option}must be one of {', '.join(self.names)}, got {value!r}")
         return str(value)
 
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Its names that begin so."""
+        return [CompletionItem(name) for name in self.names if name.startswith(incomplete)]
+
 
 class TokenCount(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
     """A number of tokens, or "all", which is None."""
@@ -59,9 +65,22 @@ class TokenCount(click.ParamType):  # type: ignore[type-arg]  # generic from cli
         return int(text)
 
 
+class DeviceName(click.ParamType):  # type: ignore[type-arg]  # generic from click 8.4 on
+    """A GPU's number for cuda and tensorrt, or the name of a device for openvino; the runtime says what it takes."""
+
+    name = "device"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | str:
+        """The number where it is one, the name otherwise."""
+        text = str(value)
+        is_number = re.fullmatch(rf"-?[0-9]{{1,{_MOST_DIGITS}}}", text) is not None
+        return int(text) if is_number else text
+
+
 SCHEME = RegistryChoice("codegen_edge.quantization.registry:SCHEMES")
 METHOD = RegistryChoice("codegen_edge.quantization.registry:METHODS")
 PRECISION = RegistryChoice("codegen_edge.quantization.registry:SCHEMES", also=(contract.FULL_PRECISION,))
+DEVICE = DeviceName()
 RUNTIME = RegistryChoice("codegen_edge.runtimes.registry:RUNTIMES")
 BUILT_RUNTIME = RegistryChoice("codegen_edge.runtimes.registry:BUILT_RUNTIMES")
 METRIC = RegistryChoice("codegen_edge.evaluation.quality.metrics:METRICS")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from codegen_edge.errors import InvalidInputError
 
@@ -25,6 +26,10 @@ class GivenPath(click.ParamType):  # type: ignore[type-arg]  # generic from clic
         if "\0" in text:
             raise InvalidInputError(f"{named} holds a NUL character, which no path has")
         return Path(text)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        """Left to the shell, which knows how to complete a path."""
+        return [CompletionItem(incomplete, type="file")]
 
 
 def _named(param: click.Parameter | None) -> str:

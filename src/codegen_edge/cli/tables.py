@@ -6,12 +6,13 @@ import textwrap
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
     from rich.table import Table
 
     from codegen_edge.bundle.manifest import FileRecord
     from codegen_edge.evaluation.parity.compare import ParityReport
+    from codegen_edge.workflows.listing import Listed
 
 _NOTE_WIDTH = 78  # columns below a table
 
@@ -90,4 +91,26 @@ def file_table(files: Mapping[str, FileRecord]) -> Table:
     table.add_column("sha256 begins with", no_wrap=True)
     for name, record in files.items():
         table.add_row(name, f"{record.size_bytes:,}", record.sha256[:16])
+    return table
+
+
+def bundle_table(bundles: Iterable[Listed]) -> Table:
+    """Bundles with size, precision and verdict; one that cannot be opened with the reason instead."""
+    from rich.box import SIMPLE
+    from rich.table import Table
+
+    table = Table(box=SIMPLE)
+    table.add_column("bundle", overflow="fold")
+    table.add_column("MB", justify="right", no_wrap=True)
+    table.add_column("precision", no_wrap=True)
+    table.add_column("made of", overflow="fold")
+    table.add_column("verdict", overflow="fold")
+    for each in bundles:
+        manifest = each.manifest
+        if manifest is None:
+            table.add_row(str(each.path), "", "", "", each.problem)
+            continue
+        target = "" if manifest.target == "ort" else f", {manifest.target}"
+        precision = f"{manifest.precision}{target}"
+        table.add_row(str(each.path), f"{each.size_bytes / 1e6:,.1f}", precision, manifest.source.name, each.verdict)
     return table

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from codegen_edge.workflows.diagnosis import Finding, diagnose
     from codegen_edge.workflows.evaluating import evaluate
     from codegen_edge.workflows.exporting import Exported, export
+    from codegen_edge.workflows.listing import Listed, list_bundles
+    from codegen_edge.workflows.pushing import Pushed, push
     from codegen_edge.workflows.quantizing import Quantized, quantize
     from codegen_edge.workflows.task_evaluating import evaluate_task
     from codegen_edge.workflows.verifying import Verified, verify
@@ -20,6 +22,8 @@ _HOMES = {
     "Built": "building",
     "Exported": "exporting",
     "Finding": "diagnosis",
+    "Listed": "listing",
+    "Pushed": "pushing",
     "Quantized": "quantizing",
     "Verified": "verifying",
     "bench": "benchmarking",
@@ -28,6 +32,8 @@ _HOMES = {
     "evaluate": "evaluating",
     "evaluate_task": "task_evaluating",
     "export": "exporting",
+    "list_bundles": "listing",
+    "push": "pushing",
     "quantize": "quantizing",
     "verify": "verifying",
 }
@@ -36,6 +42,8 @@ __all__ = [
     "Built",
     "Exported",
     "Finding",
+    "Listed",
+    "Pushed",
     "Quantized",
     "Verified",
     "bench",
@@ -44,6 +52,8 @@ __all__ = [
     "evaluate",
     "evaluate_task",
     "export",
+    "list_bundles",
+    "push",
     "quantize",
     "verify",
 ]

@@ -34,7 +34,8 @@ class Finding:
 
 def diagnose() -> list[Finding]:
     """Look at every part: the base, the exporter, the GPU, the runtimes."""
-    return [_base(), _exporter(), _cpu_runtime("cpu"), _cpu_runtime("static-cpu"), _gpu(), _cuda(), _tensorrt()]
+    cpu_runtimes = [_cpu_runtime("cpu"), _cpu_runtime("static-cpu"), _openvino()]
+    return [_base(), _exporter(), *cpu_runtimes, _gpu(), _cuda(), _tensorrt()]
 
 
 def _base() -> Finding:
@@ -80,6 +81,21 @@ def _cpu_runtime(name: str) -> Finding:
         remedy="" if PROVIDER in providers else f"pip uninstall -y onnxruntime, then {install_command('cpu')}",
         can_generate=True,
     )
+
+
+def _openvino() -> Finding:
+    from codegen_edge.runtimes.backends.openvino import list_devices, load_openvino
+
+    part = "runtime openvino"
+    try:
+        version = load_openvino().get_version()
+        devices = list_devices()
+    except RuntimeUnavailableError as exc:
+        found = f"openvino {installed_version('openvino') or 'is not installed'}"
+        return Finding(part=part, is_ok=False, found=found, remedy=str(exc), can_generate=True)
+    listed = ", ".join(f"{name}: {full}" for name, full in devices.items())
+    found = f"openvino {version}; {listed or 'no device'}"
+    return Finding(part=part, is_ok=bool(devices), found=found, can_generate=True)
 
 
 def _gpu() -> Finding:

@@ -20,6 +20,11 @@ def require_quantize_packages() -> None:
     _require(_QUANTIZE_PACKAGES)
 
 
+def require_hub_package() -> None:
+    """Raise RuntimeUnavailableError when what talks to the hub is missing."""
+    _require(("huggingface-hub",))
+
+
 def _require(packages: tuple[str, ...]) -> None:
     # By module: onnxruntime-gpu brings the same one as onnxruntime.
     missing = [name for name in packages if importlib.util.find_spec(name.replace("-", "_")) is None]
