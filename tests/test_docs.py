@@ -12,6 +12,7 @@ import pytest
 from benchmarks.report import PAGES as WRITTEN
 from benchmarks.report import README, render
 from benchmarks.tables.common import load
+from codegen_edge import errors
 from codegen_edge.bundle import Bundle
 from codegen_edge.cli import COMMANDS, cli
 from codegen_edge.workflows.quantize_checks import warn_of_short_text
@@ -76,6 +77,14 @@ def test_links_lead_to_files() -> None:
 @pytest.mark.parametrize("page", WRITTEN, ids=lambda page: page.name)
 def test_numbers_in_a_page_are_those_of_the_results(page: Path) -> None:
     assert render(page) == page.read_text()
+
+
+def test_every_error_has_its_heading_in_troubleshooting() -> None:
+    page = (REPOSITORY / "docs" / "troubleshooting.md").read_text()
+    classes = [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, Exception)]
+    codes = {errors.code_of(each) for each in classes if each is not errors.CodegenEdgeError}
+    assert set(re.findall("^## (.*)$", page, re.MULTILINE)) == codes
+    assert errors.code_of(errors.IntegrityError) == "integrity-error"
 
 
 def test_numbers_in_the_warning_of_a_short_text_are_those_of_the_result() -> None:

@@ -25,6 +25,7 @@ machine lacks, 70 for all others. The command line's table of them is in `cli/en
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 
@@ -135,6 +136,11 @@ class CancelledError(CodegenEdgeError):
     """The work was cancelled before it was done."""
 
     exit_code = 130
+
+
+def code_of(error: type[CodegenEdgeError]) -> str:
+    """The heading of an error's class in docs/troubleshooting.md: "integrity-error" of IntegrityError."""
+    return re.sub("(?<!^)(?=[A-Z])", "-", error.__name__).lower()
 
 
 def first_line(exc: BaseException) -> str:

@@ -14,7 +14,7 @@ import click
 
 from codegen_edge.cli.messages import in_terms_of, one_line
 from codegen_edge.cli.streams import escape_unprintable_characters
-from codegen_edge.errors import CodegenEdgeError
+from codegen_edge.errors import CodegenEdgeError, code_of
 
 WRONG_INPUT, ENVIRONMENT, UNEXPECTED = 2, 3, 70  # 70: EX_SOFTWARE of sysexits.h
 INTERRUPTED, NO_READER = 130, 141  # 128 + SIGINT and 128 + SIGPIPE, as shells have them
@@ -115,7 +115,7 @@ def _described(exc: BaseException, running: Running) -> tuple[str, int]:
     """What is said of it, and its exit code."""
     if isinstance(exc, CodegenEdgeError):
         message = f"{exc}: {exc.hint}" if exc.hint else str(exc)
-        return in_terms_of(running.command, message), exc.exit_code
+        return f"{in_terms_of(running.command, message)} [{code_of(type(exc))}]", exc.exit_code
     if isinstance(exc, click.ClickException):
         message = exc.format_message().removesuffix(".")
         context = exc.ctx if isinstance(exc, click.UsageError) else None
