@@ -40,7 +40,8 @@ class CodegenEdgeError(Exception):
     exit_code = 70
 
     def __init__(self, message: str = "", *, hint: str = "") -> None:
-        super().__init__(message)
+        # Names out of files and other libraries' messages come with line ends.
+        super().__init__(message if message.isprintable() else " ".join(message.split()))
         self.hint = hint
 
 

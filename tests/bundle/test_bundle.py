@@ -137,3 +137,45 @@ def test_model_without_integers_is_refused(bundle_copy: Bundle, name: str, value
 def test_wrong_task_is_named(feature_bundle: Bundle) -> None:
     with pytest.raises(BundleError, match="feature-extraction"):
         feature_bundle.require_task("text-generation")
+
+
+COMPARISON = {"scenario": "prefill", "positions": 3, "max_abs_error": 1e-6, "limit": 1e-4, "top1_agreement": 1.0}
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"parity": 7},
+        {"parity": "equal"},
+        {"parity": {"comparisons": {}}},
+        {"parity": {"comparisons": [7]}},
+        {"parity": {"comparisons": [{**COMPARISON, "limit": "small"}]}},
+        {"parity": {"comparisons": [{**COMPARISON, "positions": True}]}},
+        {"parity": {"comparisons": [{name: value for name, value in COMPARISON.items() if name != "limit"}]}},
+        {"parity": {"verdict": ["equal"]}},
+        {"parity": {"reference": "checkpoint"}},
+        {"parity": {"step_noise": {"ragged": "none"}}},
+        {"tools": {"torch": 2}},
+        {"built_of": {}},
+        {"source": {"name": {}, "revision": None, "sha256": "0", "weights_dtype": "float32"}},
+        {"source": {"name": "a", "revision": 7, "sha256": "0", "weights_dtype": "float32"}},
+        {"source": {"name": "a", "revision": None, "sha256": "0", "weights_dtype": "float32", "repairs": [{}]}},
+    ],
+)
+def test_field_of_another_type_is_refused(bundle_copy: Bundle, change: dict[str, Any]) -> None:
+    edit_manifest(bundle_copy, lambda fields: fields.update(change))
+    with pytest.raises(BundleError, match=r"bundle\.json is malformed"):
+        open_bundle(bundle_copy.path)
+
+
+def test_verdict_with_more_than_is_known_is_kept(bundle_copy: Bundle) -> None:
+    verdict = {"verdict": "equal", "runtime": "cpu", "comparisons": [{**COMPARISON, "later": 1}], "more": [None]}
+    edit_manifest(bundle_copy, lambda fields: fields.update(parity=verdict))
+    assert open_bundle(bundle_copy.path).manifest.parity == verdict
+
+
+@pytest.mark.parametrize("content", [b'{"a": 1, "a": 2}', b'{"name": "\\ud800"}', b"[" * 100_000])
+def test_manifest_that_two_readers_take_differently_is_refused(bundle_copy: Bundle, content: bytes) -> None:
+    (bundle_copy.path / "bundle.json").write_bytes(content)
+    with pytest.raises(BundleError, match="cannot be read as JSON"):
+        open_bundle(bundle_copy.path)

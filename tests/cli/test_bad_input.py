@@ -128,4 +128,7 @@ def test_closed_stdin_is_one_line(places: dict[str, str]) -> None:
     command = [sys.executable, "-m", "codegen_edge", "generate", places["bundle"], "--prompt-file", "-"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, preexec_fn=lambda: os.close(0))
     assert done.returncode == 2
-    assert done.stderr == "error: the prompt is to come from stdin, which is closed; give it with --prompt\n"
+    assert (
+        done.stderr
+        == "error: the prompt is to come from stdin, which is closed; give it with --prompt [invalid-input-error]\n"
+    )

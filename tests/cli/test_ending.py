@@ -27,6 +27,12 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 HIDDEN = "onnxruntime refuses /b/.out.tmp-0123456789abcdef/onnx/model.onnx and /b/.codegen-edge-budget-0123456789abcdef"
 
 
+def test_message_with_another_ones_line_ends_is_one_line() -> None:
+    error = errors.BundleError("refuses graph.cc:1617:\n  the name \x0b is\u2028none")
+    assert str(error) == "refuses graph.cc:1617: the name is none"
+    assert str(errors.BundleError("two  blanks stay")) == "two  blanks stay"
+
+
 @pytest.mark.parametrize(
     ("exc", "code"),
     [

@@ -7,7 +7,6 @@ an escape or anything else in it is another name. Field numbers are those of onn
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path, PurePosixPath
@@ -15,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from codegen_edge.bundle import contract
 from codegen_edge.bundle.manifest import Manifest
 from codegen_edge.bundle.model_config import ModelConfig
-from codegen_edge.bundle.wire import BYTES, VARINT, Wire, WireError, signed
+from codegen_edge.bundle.wire import BYTES, VARINT, Texts, Wire, WireError, signed
 from codegen_edge.errors import BundleError
 
 MOST_GRAPH_BYTES = 64 * 1024 * 1024  # weights lie in the data file; CodeGen's largest graph has a quarter of a megabyte
@@ -29,8 +28,7 @@ _BITS = {1: 32, 2: 8, 3: 8, 4: 16, 5: 16, 6: 32, 7: 64, 9: 8, 10: 16, 11: 64, 12
 _BITS |= {17: 8, 18: 8, 19: 8, 20: 8, 21: 4, 22: 4, 23: 4, 24: 8}  # of TensorProto.DataType
 _STRING = 8
 # Fields of a message that hold text (None) or messages with text: ValueInfoProto, its type, shape and dimensions.
-_Texts = Mapping[int, "_Texts | None"]
-_TEXTS_OF_A_VALUE: _Texts = {1: None, 2: {1: {2: {1: {2: None, 3: None}}}, 6: None}, 3: None}
+_TEXTS_OF_A_VALUE: Texts = {1: None, 2: {1: {2: {1: {2: None, 3: None}}}, 6: None}, 3: None}
 _TYPED = (4, 5, 6, 7, 10, 11)  # fields of TensorProto that hold values one by one
 _ROTARY_INPUTS = (7, 8)  # cos_cache and sin_cache of GroupQueryAttention (onnxruntime, docs/ContribOperators.md)
 _ROTARY_NAMES = ("rotary_cos", "rotary_sin")
@@ -138,7 +136,7 @@ class _Gate:
                 self._initializer(self._tensor(first, last), depth)
             elif number in (11, 12, 13):
                 name = self._name(first, last)
-                self._check_texts(first, last, _TEXTS_OF_A_VALUE)
+                self._wire.check_texts(first, last, _TEXTS_OF_A_VALUE)
                 if depth == 0 and number != 13:
                     self._found.values.add(name)
             elif number == 15:
@@ -188,17 +186,6 @@ class _Gate:
             if number == 1 and kind == BYTES:
                 name = self._wire.text(first, last)
         return name
-
-    def _check_texts(self, start: int, stop: int, texts: _Texts) -> None:
-        """Raise WireError where a text of a message is none: ONNX Runtime hands it to Python unchecked."""
-        for number, kind, first, last in self._wire.fields(start, stop):
-            inner = texts.get(number)
-            if kind != BYTES or number not in texts:
-                continue
-            if inner is None:
-                self._wire.text(first, last)
-            else:
-                self._check_texts(first, last, inner)
 
     def _tensor(self, start: int, stop: int) -> _Tensor:
         wire, tensor = self._wire, _Tensor()

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from codegen_edge.bundle import contract
 from codegen_edge.bundle.model_config import ModelConfig
 from codegen_edge.bundle.storage import MANIFEST_FILE
+from codegen_edge.bundle.verdict_form import checked_verdict
 from codegen_edge.errors import BundleError, UnsupportedModelError
 
 FORMAT_VERSION = 1
@@ -52,6 +53,12 @@ class Source:
     weights_dtype: str
     repairs: tuple[str, ...] = ()
 
+    def __post_init__(self) -> None:
+        texts = (self.name, self.revision or "", self.sha256, self.weights_dtype, *self.repairs)
+        wrong = next((each for each in texts if not isinstance(each, str)), None)
+        if wrong is not None:
+            raise ValueError(f"the source has {wrong!r:.80} where a text belongs")
+
 
 CURRENT_GPU = "current"
 
@@ -78,6 +85,12 @@ class Engines:
     batch_size: int
     capacity: int
     chunk: int
+
+    def __post_init__(self) -> None:
+        texts = (self.library, self.version, self.gpu or "", *self.compute_capabilities)
+        numbers = (self.batch_size, self.capacity, self.chunk)
+        if not all(isinstance(each, str) for each in texts) or not all(type(each) is int for each in numbers):
+            raise ValueError("its engines have a field of another type")
 
     @property
     def buffer_length(self) -> int:
@@ -150,18 +163,20 @@ class Manifest:
                 precision=fields["precision"],
                 model=ModelConfig(**fields["model"]),
                 source=Source(**source),
-                tools=dict(fields["tools"]),
+                tools=_texts("tools", fields["tools"]),
                 files={name: FileRecord(**record) for name, record in fields["files"].items()},
                 kv_cache="float" if fields.get("kv_cache", "fp32") == "fp32" else fields["kv_cache"],  # before 0.1
                 compute=fields.get("compute", "fp32"),
                 processor=fields.get("processor", "any"),
                 built_of=fields.get("built_of"),
                 engines=engines,
-                parity=fields.get("parity"),
+                parity=checked_verdict(fields.get("parity")),
             )
         except (KeyError, TypeError, ValueError, AttributeError, UnsupportedModelError) as exc:
             reason = " ".join(str(exc).split())
             raise BundleError(f"{MANIFEST_FILE} is malformed ({reason}); export the checkpoint again") from exc
+        if not isinstance(manifest.built_of, str | None):
+            raise BundleError(f"{MANIFEST_FILE} is malformed (built_of is no text); export the checkpoint again")
         # A scheme of somebody else's is as good a precision: the graph says how it computes.
         if not isinstance(manifest.precision, str) or not _PRECISION.fullmatch(manifest.precision):
             raise BundleError(f"{MANIFEST_FILE} has precision {manifest.precision!r}, which is no name of a scheme")
@@ -178,3 +193,12 @@ class Manifest:
                     f"{', '.join(known)}; upgrade it"
                 )
         return manifest
+
+
+def _texts(what: str, fields: Any) -> dict[str, str]:
+    """A dict of texts; raise ValueError where it is none."""
+    texts = dict(fields)
+    wrong = next((name for name, value in texts.items() if not isinstance(value, str)), None)
+    if wrong is not None:
+        raise ValueError(f"{what} has {texts[wrong]!r:.80} as {wrong!r:.80}")
+    return texts

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from codegen_edge.errors import UnsupportedModelError
+from codegen_edge.strict_json import parse_object
 
 # CodeGen's weights were laid out for four TPU cores; its qkv rows come in that many partitions.
 QKV_PARTITIONS = 4
@@ -27,12 +27,9 @@ def read_json_object(path: Path, error: type[Exception], *, shown: Path | None =
             content = file.read(_MAX_JSON_BYTES + 1)
         if len(content) > _MAX_JSON_BYTES:
             raise error(f"{shown} has more than the {_MAX_JSON_BYTES} bytes that were expected of it")
-        value = json.loads(content.decode("utf-8"))
-    except (OSError, ValueError, RecursionError) as exc:
+        return parse_object(content)
+    except (OSError, ValueError) as exc:
         raise error(f"{shown} cannot be read as JSON: {exc}") from exc
-    if not isinstance(value, dict):
-        raise error(f"{shown} must hold a JSON object, got {type(value).__name__}")
-    return value
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

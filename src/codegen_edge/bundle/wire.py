@@ -6,9 +6,12 @@ a number with the place of its content.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
+
+# Fields of a message that hold text (None) or messages with text.
+Texts = Mapping[int, "Texts | None"]
 
 _MOST_FIELDS = 200_000  # CodeGen's largest graph has some twenty thousand; bounds the time to about a second
 _WORD = 1 << 64
@@ -88,6 +91,17 @@ class Wire:
             return self.content[start:stop].decode("utf-8")
         except UnicodeDecodeError as exc:
             raise WireError("a name is not UTF-8") from exc
+
+    def check_texts(self, start: int, stop: int, texts: Texts) -> None:
+        """Raise WireError where a text of a message is none: libraries hand it to Python unchecked."""
+        for number, kind, first, last in self.fields(start, stop):
+            if kind != BYTES or number not in texts:
+                continue
+            inner = texts[number]
+            if inner is None:
+                self.text(first, last)
+            else:
+                self.check_texts(first, last, inner)
 
 
 def signed(value: int) -> int:
