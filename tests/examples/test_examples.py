@@ -14,6 +14,7 @@ import pytest
 from codegen_edge.bundle import Bundle, open_bundle
 from codegen_edge.generation.model import load_model
 from codegen_edge.runtimes import RUNTIMES
+from tests.server.dialects.recorded import listening
 
 EXAMPLES = sorted((Path(__file__).resolve().parents[2] / "examples").glob("*.py"))
 
@@ -161,3 +162,16 @@ def test_ray_serve_prints_a_completion(load: Load, tiny_bundle: Bundle, capsys: 
     pytest.importorskip("ray", reason="Ray is not installed")
     example.main(str(tiny_bundle.path))
     assert example.PROMPT in capsys.readouterr().out
+
+
+@pytest.mark.interop
+@pytest.mark.filterwarnings("ignore")
+def test_langchain_client_prints_the_completion_twice(
+    load: Load, tiny_bundle: Bundle, capsys: pytest.CaptureFixture[str]
+) -> None:
+    example = load("langchain_client")
+    pytest.importorskip("langchain_openai", reason="LangChain is not installed: it needs an environment of its own")
+    with load_model(tiny_bundle.path) as model, listening(model) as url:
+        example.main("tiny", f"{url}/v1")
+        expected = model.generate(example.PROMPT, max_new_tokens=32).text
+    assert capsys.readouterr().out == f"{example.PROMPT}{expected}\n{expected}\n"
