@@ -17,6 +17,7 @@ RUNTIMES: Registry[Callable[..., Runtime]] = Registry(
     {
         "cpu": "codegen_edge.runtimes.backends.ort_cpu:open_runtime",
         "static-cpu": "codegen_edge.runtimes.backends.static_cpu:open_runtime",
+        "openvino": "codegen_edge.runtimes.backends.openvino:open_runtime",
         "cuda": "codegen_edge.runtimes.backends.cuda:open_runtime",
         "tensorrt": "codegen_edge.runtimes.backends.tensorrt:open_runtime",
     },
@@ -36,8 +37,8 @@ def open_runtime(name: str, bundle: Bundle, **options: Any) -> Runtime:
         name: a key of RUNTIMES.
         bundle: an opened bundle for text generation.
         **options: of this runtime: `threads` of the CPU ones; `exact_steps` of cpu; `device_id`, `memory_limit_mib`,
-            `cuda_graph`, `allow_cpu_nodes` of cuda; `device_id` of tensorrt. None stands for an option that was not
-            given.
+            `cuda_graph`, `allow_cpu_nodes` of cuda; `device_id` of tensorrt; `threads` and `device_id` ("CPU", "GPU",
+            "NPU") of openvino. None stands for an option that was not given.
 
     Raises:
         InvalidInputError: no runtime has this name, or this one has no such option.

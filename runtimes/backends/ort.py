@@ -26,14 +26,14 @@ def run_options() -> Any:
     return options
 
 
-def require_cpu_graph(bundle: Bundle) -> None:
-    """Raise unless this is a graph that runtime cpu computes, and this processor as well.
+def require_cpu_graph(bundle: Bundle, runtime: str = "cpu") -> None:
+    """Raise unless this is a graph that `runtime` computes in float32, and this processor as well.
 
     Raises:
         BundleError: the graph is of another target or computes in another dtype.
         RuntimeUnavailableError: the bundle was made for processors of another kind.
     """
-    bundle.require_graph("cpu", target="ort", compute=("fp32",))
+    bundle.require_graph(runtime, target="ort", compute=("fp32",))
     if bundle.manifest.processor == "vnni" and not has_vnni():
         raise RuntimeUnavailableError(
             f"{bundle.path} was quantized for processors with VNNI, and {processor_name()} is not known to have it: "

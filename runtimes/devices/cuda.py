@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from codegen_edge.dependencies import install_command
-from codegen_edge.errors import BackendError, RuntimeUnavailableError
+from codegen_edge.errors import BackendError, InvalidInputError, RuntimeUnavailableError
 from codegen_edge.runtimes.devices import DeviceArray, Shape4
 
 INSTALL = install_command("cuda")
@@ -83,7 +83,9 @@ def list_gpus() -> list[Gpu]:
 
 
 def find_gpu(index: int) -> Gpu:
-    """The GPU with this index; raise RuntimeUnavailableError where there is none."""
+    """The GPU with this index; raise RuntimeUnavailableError where there is none, InvalidInputError for no number."""
+    if not isinstance(index, int):
+        raise InvalidInputError(f"device_id must be the number of a GPU, got {index!r}")
     gpus = list_gpus()
     if not 0 <= index < len(gpus):
         listed = ", ".join(f"{gpu.index}: {gpu.name}" for gpu in gpus)

@@ -208,7 +208,8 @@ def test_doctor_finds_this_environment_whole(run: Run) -> None:
 
 
 def test_doctor_without_a_runtime_fails_and_tells_what_to_install(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    for name in ("onnxruntime", "openvino"):
+        monkeypatch.setitem(sys.modules, name, None)
     done = run("doctor")
     assert done.code == 3
     assert install_command("cpu") in " ".join(done.stdout.split())
