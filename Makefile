@@ -93,13 +93,14 @@ typecheck: $(STAMP) ## check types, strictly
 train: $(STAMP) ## train the checkpoint that ships with us anew; Ctrl-C and the same command go on
 	$(BIN)/python -m training.train
 
-bench: $(STAMP) ## measure export memory, 350M parity, quantization, generation and slots into benchmarks/results/
+bench: $(STAMP) ## measure export memory, 350M parity, quantization, generation, slots and grammars into benchmarks/results/
 	$(BIN)/python -m benchmarks.export_memory
 	$(BIN)/python -m benchmarks.parity_350m
 	$(BIN)/python -m benchmarks.parse_rate
 	$(BIN)/python -m benchmarks.quantization
 	$(BIN)/python -m benchmarks.generation
 	$(BIN)/python -m benchmarks.slots
+	$(BIN)/python -m benchmarks.grammar
 	$(BIN)/python -m benchmarks.micro
 	$(BIN)/python -m benchmarks.neighbours
 	$(BIN)/python -m benchmarks.calibration

@@ -230,6 +230,8 @@ class GenerationStream:
 def _with_suffix(params: GenerationParams, suffix: str | None) -> GenerationParams:
     if suffix is None:
         return params
+    if params.constraint is not None:
+        raise InvalidInputError("suffix does not go with a constraint: it may cut the text before it is whole")
     return replace(params, stop=(*params.stop, *suffix_stops(suffix)))
 
 

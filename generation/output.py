@@ -25,8 +25,8 @@ class Completion:
         text: the new text, without the prompt; cut before a stop string.
         token_ids: every new token, those of a stop string and the end of text included.
         prompt_tokens: number of tokens of the prompt.
-        finish_reason: "stop" (a stop string or truncation rule), "stop_id", "end_of_text", "length"
-            (`max_new_tokens`), "context" (full), "deadline" or "cancelled".
+        finish_reason: "stop" (a stop string, a truncation rule or a constraint's whole text), "stop_id",
+            "end_of_text", "length" (`max_new_tokens`), "context" (full), "deadline" or "cancelled".
         prefill_ms: time from the start of the prefill to the row's first token.
         decode_ms: time from its first token to its last.
         logprobs: of each new token in the model's own distribution; None unless `top_logprobs` was given.

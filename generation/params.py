@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codegen_edge.errors import InvalidInputError
+from codegen_edge.generation.constraints.protocol import Constraint
 
 FinishReason = Literal["stop", "stop_id", "end_of_text", "length", "context", "deadline", "cancelled"]
-"""Why a row ended: a stop string or a truncation rule, a stop id, the end-of-text id, `max_new_tokens`, a full
-context, `max_seconds`, or its own cancel token."""
+"""Why a row ended: a stop string, a truncation rule or a constraint's whole text, a stop id, the end-of-text id,
+`max_new_tokens`, a full context, `max_seconds`, or its own cancel token."""
 
 Processor = Callable[[Sequence[int], NDArray[np.float32]], NDArray[np.float32]]
 """A user's hook: the ids so far (prompt and new) and the scores [V], gives scores [V]. -inf forbids an id."""
@@ -31,6 +32,8 @@ _LONGEST_TEXT = 4096  # characters of one of them: about what a context holds at
 _LARGEST = 1e9  # of what is added to logits: far beyond any logit, and float32 can still distinguish them
 _LARGEST_FACTOR = 1e6
 _LARGEST_POWER = 10  # of a length
+_CUTS = ("stop", "truncate_before", "single_block")
+_NOT_WITH_BEAMS = ("temperature", "top_logprobs", *_CUTS, "max_seconds")
 _SAMPLING = {"top_k": 0, "top_p": 1.0, "min_p": 0.0, "typical_p": 1.0}  # what they are when they do nothing
 
 
@@ -55,6 +58,10 @@ class GenerationParams:
         suppressed_ids: never chosen.
         forced_ids: which id is chosen at which step (0 is the first new token), whatever the logits.
         processors: hooks, called in order after the built-in rules and before temperature.
+        constraint: which texts may be generated, from `compile_grammar`; it has the last word, after the rules and
+            processors. The end of text and stop ids are chosen only where the text may end, and a row ends by itself
+            (finish reason "stop") where nothing can follow. One that ends otherwise, with "length" for instance, is
+            not complete. Nothing that cuts the text goes with it: stop, truncate_before, single_block.
         seed: makes sampling repeatable; None draws a fresh one. A row's tokens do not depend on its batch.
         n: samples for each prompt; they share its prefill, each has random numbers of its own.
         num_beams: above 1 searches for the likeliest text (beam search) and gives the `n` best.
@@ -95,6 +102,7 @@ class GenerationParams:
     suppressed_ids: Sequence[int] = ()
     forced_ids: Mapping[int, int] = field(default_factory=dict)
     processors: Sequence[Processor] = ()
+    constraint: Constraint | None = None
     seed: int | None = None
     n: int = 1
     num_beams: int = 1
@@ -214,6 +222,7 @@ class GenerationParams:
         if self.temperature == 0 and any(getattr(self, name) != idle for name, idle in _SAMPLING.items()):
             names = ", ".join(name for name, idle in _SAMPLING.items() if getattr(self, name) != idle)
             raise InvalidInputError(f"{names}: these choose among samples; give a temperature above 0 with them")
+        self._check_constraint()
         if self.num_beams == 1:
             for name in ("length_penalty", "early_stopping"):
                 if getattr(self, name) != _DEFAULTS[name]:
@@ -223,9 +232,24 @@ class GenerationParams:
             return
         if self.n > self.num_beams:
             raise InvalidInputError(f"n {self.n} is more than num_beams {self.num_beams}")
-        for name in ("temperature", "top_logprobs", "stop", "truncate_before", "single_block", "max_seconds"):
+        for name in _NOT_WITH_BEAMS:
             if getattr(self, name) != _DEFAULTS[name]:
                 raise InvalidInputError(f"{name} does not go with beam search (num_beams {self.num_beams})")
+
+    def _check_constraint(self) -> None:
+        if self.constraint is None:
+            return
+        if not isinstance(self.constraint, Constraint):
+            raise InvalidInputError(
+                f"constraint must be a compiled grammar, got {type(self.constraint).__name__}; see compile_grammar"
+            )
+        if self.num_beams > 1:
+            raise InvalidInputError(
+                f"num_beams {self.num_beams} does not go with a constraint, which beams cannot follow"
+            )
+        for name in _CUTS:
+            if getattr(self, name) != _DEFAULTS[name]:
+                raise InvalidInputError(f"{name} does not go with a constraint: it may cut the text before it is whole")
 
 
 _DEFAULTS: dict[str, object] = {each.name: each.default for each in fields(GenerationParams)}

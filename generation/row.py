@@ -95,10 +95,10 @@ class Row:
         return ended_event(self.number, self.num_new, "cancelled", self.started_at)
 
     def _reason(self, token_id: int, now: float, config: ModelConfig, capacity: int) -> FinishReason | None:
-        if token_id == config.eos_token_id:
-            return "end_of_text"
-        if token_id in self.params.stop_ids:
-            return "stop_id"
+        if token_id == config.eos_token_id or token_id in self.params.stop_ids:
+            return "end_of_text" if token_id == config.eos_token_id else "stop_id"
+        if self.chooser.is_complete(self.ids):
+            return "stop"
         if self.num_new == self.params.max_new_tokens:
             return "length"
         if len(self.ids) >= config.context_length or len(self.ids) > capacity:

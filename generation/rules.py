@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codegen_edge.errors import InvalidInputError, NumericsError
+from codegen_edge.generation.constraints.followed import FollowedConstraint
 from codegen_edge.generation.params import GenerationParams
 
 Scores = NDArray[np.float32]
@@ -26,10 +27,18 @@ class ScoreRules:
         params: which rules.
         prompt_length: tokens of the prompt.
         end_ids: the end of text and the stop ids.
+        constraint: that the row follows.
     """
 
-    def __init__(self, params: GenerationParams, prompt_length: int, end_ids: Sequence[int]) -> None:
+    def __init__(
+        self,
+        params: GenerationParams,
+        prompt_length: int,
+        end_ids: Sequence[int],
+        constraint: FollowedConstraint | None = None,
+    ) -> None:
         self._params = params
+        self._constraint = constraint
         self._prompt_length = prompt_length
         self._end_ids = list(end_ids)
         self._bias_ids = np.array(list(params.logit_bias), np.int64)
@@ -48,6 +57,7 @@ class ScoreRules:
             or params.min_new_tokens
             or params.forced_ids
             or params.processors
+            or constraint
         )
 
     def apply(self, scores: Scores, ids: Sequence[int]) -> Scores:
@@ -83,6 +93,8 @@ class ScoreRules:
             scores[self._suppressed] = _NEVER
         for number, processor in enumerate(params.processors):
             scores = _called(processor, number, ids, scores)
+        if self._constraint is not None:
+            scores = np.where(self._constraint.allowed(ids, len(scores)), scores, _NEVER)
         return scores
 
 

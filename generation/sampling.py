@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from codegen_edge.errors import InvalidInputError, NumericsError
+from codegen_edge.generation.constraints.followed import FollowedConstraint
 from codegen_edge.generation.params import GenerationParams
 from codegen_edge.generation.rules import ScoreRules
 
@@ -55,8 +56,10 @@ class TokenChooser:
         self._params = params
         self._num_allowed_ids = num_allowed_ids
         self._prompt_length = prompt_length
-        self._rules = ScoreRules(params, prompt_length, end_ids)
-        self._own_rules = ScoreRules(replace(params, processors=()), prompt_length, end_ids)
+        given = params.constraint
+        self._constraint = None if given is None else FollowedConstraint(given, prompt_length, end_ids)
+        self._rules = ScoreRules(params, prompt_length, end_ids, self._constraint)
+        self._own_rules = ScoreRules(replace(params, processors=()), prompt_length, end_ids, self._constraint)
         seed = None if params.seed is None else params.seed if sample == 0 else (params.seed, sample)
         self._random = np.random.default_rng(seed)
         self._uniforms: list[float] = []
@@ -72,9 +75,14 @@ class TokenChooser:
 
         Raises:
             NumericsError: a logit is NaN or +inf, or all are -inf.
-            InvalidInputError: the rules forbid every id, or a hook returned something of another shape.
+            InvalidInputError: the rules forbid every id, a hook returned something of another shape, or the constraint
+                has become too complex to follow.
         """
         return self._choose(logits, ids, self._rules, with_logprobs=self._params.top_logprobs is not None)
+
+    def is_complete(self, ids: Sequence[int]) -> bool:
+        """Whether the constraint allows nothing after `ids`, which are a whole text."""
+        return self._constraint is not None and self._constraint.is_complete(ids)
 
     def draft(self, logits: NDArray[np.float32], ids: Sequence[int]) -> int | None:
         """What `choose` would make of a draft model's logits, or None where they make no sense.
@@ -103,7 +111,8 @@ class TokenChooser:
             if not scores[best] < np.inf:
                 raise NumericsError(f"the rules made a score of step {step} NaN or infinite (id {best})")
             if scores[best] == -np.inf:
-                raise InvalidInputError(f"the rules forbid every id at step {step}; loosen them")
+                who = "rules" if self._constraint is None else "rules and the constraint together"
+                raise InvalidInputError(f"the {who} forbid every id at step {step}; loosen them")
         else:
             scores = allowed
         token_id = best if self._params.temperature == 0 else self._sampled(scores, step)

@@ -81,7 +81,7 @@ async def respond(request: Request, asked: Asked, writer: Writer, form: Form) ->
         if state.settings.is_strict:
             raise bad_request(f"unknown fields: {', '.join(asked.ignored)}", asked.ignored[0])
         headers["X-Ignored-Fields"] = header_safe(", ".join(asked.ignored))
-    running = state.submit(wanted)
+    running = await state.submit(wanted)
     if not asked.is_streamed:
         work = _whole(state, asked, running)
         found = await unless_disconnected(request, running, work, state.count_disconnect)

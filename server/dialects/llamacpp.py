@@ -23,6 +23,7 @@ from codegen_edge.server.dialects.llamacpp_request import (
     read_num_predicted,
     read_prompts,
     read_sampling,
+    read_structure,
     skip_unused,
 )
 from codegen_edge.server.dialects.translation import Asked, any_model, ignored, slot_caller, translate
@@ -48,6 +49,7 @@ async def complete(request: Request) -> Response:
     id_slot = read_slot(fields)
     completion = {
         **sampling,
+        **read_structure(fields),
         "prompt": prompts,
         "max_tokens": max_tokens(num_predicted, prompts, served),
         "n": read_choices(fields, served),

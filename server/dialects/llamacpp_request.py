@@ -118,6 +118,20 @@ def read_sampling(fields: Fields, served: ServedModel, defaults: Defaults) -> di
     }
 
 
+def read_structure(fields: Fields) -> dict[str, Any]:
+    """vLLM's field for llama.cpp's grammar (GBNF) and json_schema; an empty grammar is none.
+
+    Raises:
+        ApiError: 400 where both are given.
+    """
+    grammar, schema = fields.get("grammar", ""), fields.get("json_schema")
+    if grammar and schema is not None:
+        raise bad_request("grammar and json_schema do not go together", "grammar")
+    if schema is not None:
+        return {"structured_outputs": {"json": schema}}
+    return {"structured_outputs": {"grammar": grammar}} if grammar else {}
+
+
 def read_bias(given: Any, served: ServedModel) -> dict[str, float]:
     """OpenAI's biases of llama.cpp's: pairs or an object, of ids or texts, false for a ban.
 

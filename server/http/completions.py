@@ -94,7 +94,7 @@ async def answer(request: Request, wanted: Wanted, fields: Fields, shape: Shape)
         if state.settings.is_strict:
             raise bad_request(f"unknown fields: {', '.join(fields.ignored)}", fields.ignored[0])
         headers["X-Ignored-Fields"] = header_safe(", ".join(fields.ignored))
-    running = state.submit(wanted)
+    running = await state.submit(wanted)
     if is_streamed:
         # Headers go out when the request has a slot: until then it may still be refused.
         has_slot = running.first(state.settings.queue_seconds)

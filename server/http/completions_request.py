@@ -13,6 +13,7 @@ from codegen_edge.generation.editing import suffix_stops
 from codegen_edge.server.engine import Job
 from codegen_edge.server.http.errors import ApiError, as_api_error, bad_request
 from codegen_edge.server.http.fields import Fields, token_ids
+from codegen_edge.server.http.grammars import read_grammar
 from codegen_edge.server.http.models import ServedModel
 from codegen_edge.server.http.settings import ServerSettings
 from codegen_edge.server.http.wanted import Wanted
@@ -85,6 +86,7 @@ def completion_request(
             owner=caller.owner,
             client=caller.client,
         ),
+        grammar=read_grammar(fields),
         prompt_texts=texts if truncated == prompts else tuple(map(served.model.tokenizer.decode, truncated)),
         num_choices=1 if is_greedy else num_choices,
         num_copies=num_choices if is_greedy else 1,

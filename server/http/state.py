@@ -14,6 +14,7 @@ from codegen_edge.errors import CodegenEdgeError
 from codegen_edge.server.engine import DrainingError
 from codegen_edge.server.http.completions_request import Caller
 from codegen_edge.server.http.errors import ApiError, as_api_error, bad_request
+from codegen_edge.server.http.grammars import GrammarThreads
 from codegen_edge.server.http.guard import given_key
 from codegen_edge.server.http.metrics import Metrics
 from codegen_edge.server.http.models import Running, ServedModel
@@ -39,6 +40,7 @@ class AppState:
         self.settings = settings
         self.metrics = metrics
         self.is_draining = False
+        self._grammars = GrammarThreads()
 
     @property
     def served(self) -> list[ServedModel]:
@@ -94,14 +96,17 @@ class AppState:
             self.metrics.count_rejection(error.code or "other")
             raise error
 
-    def submit(self, wanted: Wanted) -> Running:
-        """Queue a job.
+    async def submit(self, wanted: Wanted) -> Running:
+        """Compile a request's grammar, if it has one, and queue its job.
 
         Raises:
             ApiError: it cannot be taken.
         """
         try:
-            return wanted.served.submit(wanted.job)
+            job, served = wanted.job, wanted.served
+            if wanted.grammar is not None:
+                job = await self._grammars.constrained(job, wanted.grammar, served.model.tokenizer)
+            return served.submit(job)
         except CodegenEdgeError as exc:
             error = as_api_error(exc)
             if error.status != 400:

@@ -9,6 +9,7 @@ from codegen_edge.errors import CancelledError
 from codegen_edge.server.engine import Failed, Job, Piece, Scored
 from codegen_edge.server.engine.scoring import TopLogprobs
 from codegen_edge.server.http.errors import as_api_error
+from codegen_edge.server.http.grammars import AskedGrammar
 from codegen_edge.server.http.models import Running, ServedModel
 
 FINISH_REASONS = {
@@ -44,7 +45,8 @@ class Wanted:
 
     Attributes:
         served: the model.
-        job: for its engine.
+        job: for its engine; without its constraint, which is compiled when the job is submitted.
+        grammar: which texts are allowed; None allows all.
         prompt_texts: of each prompt.
         num_choices: of each prompt, that are answered.
         num_copies: how often each choice is answered: a greedy choice is computed once.
@@ -60,6 +62,7 @@ class Wanted:
     served: ServedModel
     job: Job
     prompt_texts: tuple[str, ...]
+    grammar: AskedGrammar | None = None
     num_choices: int = 1
     num_copies: int = 1
     is_echoed: bool = False

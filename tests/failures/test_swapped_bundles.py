@@ -21,6 +21,7 @@ import pytest
 
 from codegen_edge import load_model, open_bundle
 from codegen_edge.bundle import Bundle, contract, held, opened
+from codegen_edge.bundle.file_check import BackgroundCheck
 from codegen_edge.bundle.weights import load_graph
 from codegen_edge.errors import BundleError, IntegrityError
 from codegen_edge.generation import model as model_module
@@ -169,13 +170,11 @@ def test_W14_bundle_that_was_removed_for_a_new_one_is_loaded_anew(
 
 
 def test_W14_bundle_that_is_always_removed_is_refused(bundle_copy: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    check = opened.BackgroundCheck
-
     def removing(*arguments: Any) -> object:
         fresh = shutil.copytree(bundle_copy.path, bundle_copy.path.with_name("fresh"))
         shutil.rmtree(bundle_copy.path)
         os.rename(fresh, bundle_copy.path)
-        return check(*arguments)
+        return BackgroundCheck(*arguments)
 
     monkeypatch.setattr(opened, "BackgroundCheck", removing)
     with pytest.raises(IntegrityError, match="missing"):

@@ -14,6 +14,7 @@ from codegen_edge.bundle import Bundle, contract, file_check
 from codegen_edge.errors import BackendError, IntegrityError
 from codegen_edge.generation import model as model_module
 from codegen_edge.generation.model import Model
+from codegen_edge.runtimes import open_runtime
 from codegen_edge.tokenizer import Tokenizer
 
 
@@ -33,7 +34,6 @@ def altered(tiny_bundle: Bundle, tmp_path: Path) -> Path:
 def opened(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """The runtimes that were opened, in order."""
     runtimes: list[Any] = []
-    open_runtime = model_module.open_runtime
 
     def open_and_keep(*arguments: Any, **options: Any) -> Any:
         runtimes.append(open_runtime(*arguments, **options))
@@ -84,8 +84,6 @@ def test_runtime_opens_while_the_weights_are_compared(
         if name == contract.WEIGHTS_FILE:
             assert is_open.wait(60)
         compare(file, held, name, record)
-
-    open_runtime = model_module.open_runtime
 
     def open_and_say(*arguments: Any, **options: Any) -> Any:
         runtime = open_runtime(*arguments, **options)

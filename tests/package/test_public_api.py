@@ -28,8 +28,10 @@ PUBLIC = [
     "evaluate",
     "evaluate_task",
     "export",
+    "list_bundles",
     "load_model",
     "open_bundle",
+    "push",
     "quantize",
     "verify",
 ]

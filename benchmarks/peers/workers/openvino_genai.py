@@ -11,7 +11,7 @@ from benchmarks.peers.workers.protocol import Clock, Generate, TokenIds, serve
 def open_model(request: dict[str, Any]) -> Generate:
     """Open the same folder that optimum-intel opens."""
     import numpy as np
-    import openvino  # type: ignore[import-not-found]
+    import openvino
     import openvino_genai  # type: ignore[import-not-found]
 
     chosen = properties(request["precision"], request["threads"])

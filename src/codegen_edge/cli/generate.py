@@ -20,6 +20,7 @@ from codegen_edge.cli.generation_options import (
     take_runtime_options,
     with_preset,
 )
+from codegen_edge.cli.grammar_options import grammar_options, take_grammar
 from codegen_edge.cli.interruption import run_interruptibly
 from codegen_edge.cli.output import print_json
 from codegen_edge.cli.paths import PATH
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 @click.option("--echo", "is_echoing", is_flag=True, help="Print the prompt in front of the text; a field in --json.")
 @preset_option
 @generation_options
+@grammar_options
 @click.option("--suffix", metavar="TEXT", help="What follows: the new text is cut where it meets it.")
 @click.option("-n", "n", type=int, default=1, help="Samples, or beams, to give.")
 @click.option("--num-beams", type=int, default=1, help="Beam search for the likeliest text.")
@@ -71,11 +73,13 @@ def generate(
     """
     from codegen_edge.cli.prompts import given_prompt
     from codegen_edge.generation import CancelToken, GenerationParams
+    from codegen_edge.generation.constraints import compile_grammar
     from codegen_edge.generation.editing import suffix_stops
     from codegen_edge.generation.model import load_model
 
     start = given_prompt(prompt, prompt_file, prompt_ids)
     options = take_runtime_options(params)
+    grammar = take_grammar(params)
     params = with_preset(preset, params)
     settings = GenerationParams(**params)  # refuses bad options before the model is loaded
     is_streaming = _is_streaming(settings, stream, as_json)
@@ -93,7 +97,8 @@ def generate(
     ):
         report_runtime(model, options["runtime"], runtime)
         cancel = CancelToken()
-        request = {"suffix": suffix, "draft": drafter, "cancel": cancel, **params}
+        constraint = None if grammar is None else compile_grammar(grammar, model.tokenizer)
+        request = {"suffix": suffix, "draft": drafter, "cancel": cancel, "constraint": constraint, **params}
         echoed = "" if not is_echoing else start if isinstance(start, str) else model.tokenizer.decode(start)
 
         def work() -> Completion:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from codegen_edge.cli.choices import RUNTIME, RegistryChoice
+from codegen_edge.cli.choices import DEVICE, RUNTIME, RegistryChoice
 from codegen_edge.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -56,7 +56,12 @@ _OPTIONS = (
     click.option("--runtime", type=RUNTIME, help="Which computes.  [default: cpu; static-cpu for target tensorrt]"),
     click.option("--threads", type=int, help="CPU threads.  [default: all]"),
     click.option("--exact-steps", is_flag=True, default=None, help="cpu: the same bits however a text is read."),
-    click.option("--device", "device_id", type=int, help="cuda and tensorrt: which GPU.  [default: 0]"),
+    click.option(
+        "--device",
+        "device_id",
+        type=DEVICE,
+        help="cuda and tensorrt: which GPU, by its number; openvino: CPU, GPU or NPU.  [default: 0; CPU]",
+    ),
     click.option("--memory-limit", "memory_limit_mib", type=int, metavar="MIB", help="cuda: of GPU memory."),
     click.option("--cuda-graph", is_flag=True, default=None, help="cuda: replay decode steps as one launch."),
     click.option("--allow-cpu-nodes", is_flag=True, default=None, help="cuda: nodes that it lacks may run on the CPU."),

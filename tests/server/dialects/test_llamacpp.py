@@ -210,3 +210,30 @@ def test_what_a_server_tells_of_itself(client: TestClient, model: Model) -> None
     assert [slot["id"] for slot in slots] == list(range(SLOTS))
     assert not any(slot["is_processing"] for slot in slots)
     assert client.get("/lora-adapters").json() == []
+
+
+def test_grammar_and_json_schema_are_followed(client: TestClient) -> None:
+    answer = complete(client, grammar='root ::= "a" | "b"')
+    assert answer["content"] in {"a", "b"}
+    assert answer["stop_type"] != "limit"
+    assert complete(client, json_schema={"enum": [7]})["content"] == "7"
+    assert complete(client, grammar="")["content"] == complete(client)["content"]
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"json_schema": {"uniqueItems": True}}, "'uniqueItems'"),
+        ({"grammar": "root ::= other"}, "the gbnf cannot be used"),
+        ({"grammar": 'root ::= "a"', "json_schema": {}}, "grammar and json_schema do not go together"),
+        ({"grammar": 'root ::= "a"', "stop": ["a"]}, "stop does not go with"),
+    ],
+)
+def test_a_grammar_that_cannot_be_used_is_llama_cpps_error(
+    client: TestClient, body: dict[str, Any], message: str
+) -> None:
+    answer = post(client, **body)
+    assert answer.status_code == 400
+    error = answer.json()["error"]
+    assert (error["code"], error["type"]) == (400, "invalid_request_error")
+    assert message in error["message"]
