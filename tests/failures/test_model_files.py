@@ -244,6 +244,19 @@ def test_F12_F13_tensor_that_is_not_as_large_as_its_shape_is_refused(row: str, b
     refused(bundle_copy.path, name)
 
 
+def test_F12_value_of_another_shape_than_its_tensor_is_refused(bundle_copy: Bundle) -> None:
+    def widen(model: onnx.ModelProto) -> None:
+        for value in model.graph.value_info:
+            if value.name == "lm_head.weight":
+                value.type.tensor_type.shape.dim[1].dim_value += 1
+                return
+        raise AssertionError("the graph says no shapes of its weights")
+
+    alter_graph(bundle_copy.path, widen)
+    with pytest.raises(BundleError, match=r"lm_head\.weight is \[64,640\] as a tensor, \[64,641\] as a value"):
+        read_model(open_bundle(bundle_copy.path))
+
+
 def test_F12_F13_tensor_in_an_attribute_is_looked_at(bundle_copy: Bundle) -> None:
     value = onnx.TensorProto(name="inner", data_type=1, dims=[2**62], raw_data=b"1234")
     alter_graph(

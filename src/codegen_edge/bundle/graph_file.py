@@ -88,7 +88,18 @@ def read_model(bundle: Bundle) -> ir.Model:
     for value in model.graph.initializers.values():
         if isinstance(value.const_value, ir.ExternalTensor):
             value.const_value = MappedTensor(value.const_value, data)
+        _check_shape(value, bundle)
     return model
+
+
+def _check_shape(value: ir.Value, bundle: Bundle) -> None:
+    """Raise BundleError where the graph says another shape of an initializer than the tensor itself."""
+    stated, tensor = value.shape, value.const_value
+    if stated is None or tensor is None:
+        return
+    if not stated.is_static() or stated.numpy() != tensor.shape.numpy():
+        name = str(value.name)[:80]
+        raise BundleError(f"{bundle.model_path} is refused: {name} is {tensor.shape} as a tensor, {stated} as a value")
 
 
 @contextmanager
