@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.harness import shown_ratio
 from benchmarks.peers.chart import peers_chart
-from benchmarks.tables import calibration, evaluation, exactness, neighbours, peers, serving
+from benchmarks.tables import calibration, choosing, evaluation, exactness, neighbours, peers, serving
 from benchmarks.tables.common import RESULTS, load, processor
 from codegen_edge.evaluation.quality.intervals import shown_interval
 
@@ -20,7 +20,17 @@ SERVING_PAGE = REPOSITORY / "docs" / "serving.md"
 PERFORMANCE_PAGE = REPOSITORY / "docs" / "performance.md"
 EVALUATION_PAGE = REPOSITORY / "docs" / "evaluate.md"
 QUANTIZE_PAGE = REPOSITORY / "docs" / "quantize.md"
-PAGES = (README, GPU_PAGE, EXACTNESS_PAGE, SERVING_PAGE, PERFORMANCE_PAGE, EVALUATION_PAGE, QUANTIZE_PAGE)
+CHOOSING_PAGE = REPOSITORY / "docs" / "choosing.md"
+PAGES = (
+    README,
+    CHOOSING_PAGE,
+    GPU_PAGE,
+    EXACTNESS_PAGE,
+    SERVING_PAGE,
+    PERFORMANCE_PAGE,
+    EVALUATION_PAGE,
+    QUANTIZE_PAGE,
+)
 PICTURE = REPOSITORY / "docs" / "export_memory.svg"
 PEERS_PICTURE = REPOSITORY / "docs" / "pictures" / "peers.svg"
 START, END = "<!-- results:", "<!-- end of results -->"
@@ -52,6 +62,7 @@ def render(page: Path) -> str:
         ),
         SERVING_PAGE: ((serving.serve_lines,),),
         PERFORMANCE_PAGE: ((serving.kernel_lines,), (neighbours.neighbour_lines,), (peers.peers_lines,)),
+        CHOOSING_PAGE: ((choosing.precision_table,),),
         QUANTIZE_PAGE: ((calibration.calibration_lines,),),
         EVALUATION_PAGE: (
             (
