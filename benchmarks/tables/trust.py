@@ -33,7 +33,7 @@ def _chaos_lines() -> list[str]:
     cases = load(_CHAOS)["cases"]
     count = sum(sum(case["counts"].values()) for case in cases)
     failures = sum(len(case["failures"]) for case in cases)
-    faults = ", ".join(dict.fromkeys(case["fault"] for case in cases))
+    faults = ", ".join(dict.fromkeys(case["fault"].partition(",")[0] for case in cases))
     return [
         f"- `make chaos`: {count:,} cases ({faults}) at the calls that write a bundle, a verdict or a session; "
         f"{failures} left something lost or mixed."
