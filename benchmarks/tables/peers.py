@@ -37,8 +37,8 @@ def speed_lines() -> list[str]:
     return [
         f"Other programs on the same weights, token ids and threads: the {result['shape']} shape (random weights), a "
         f"prompt of {prompt_tokens} tokens, {result['rounds']} interleaved rounds in fresh processes, median "
-        f"and range; {processor(result['machine'])}. Longer prompts, eight rows, a busy neighbour, versions and every "
-        "target, missed ones too, are in [performance](docs/performance.md#peers-beside-us):",
+        f"and range; {processor(result['machine'])}. Eight rows, a busy neighbour, versions, every target, missed ones "
+        "too, and what changed since that run, are in [performance](docs/performance.md#peers-beside-us):",
         "",
         "| system | new tokens per second | time to first token | cold start to first token | peak memory |",
         "|---|---|---|---|---|",
