@@ -81,7 +81,9 @@ def refusal(archive: Path, tmp_path: Path, match: str) -> None:
     assert list(out.parent.iterdir()) == []
 
 
-@pytest.mark.parametrize("suffix", [".tar", ".tar.gz", ".tgz"])
+@pytest.mark.parametrize(
+    "suffix", [".tar.gz", *(pytest.param(each, marks=pytest.mark.long) for each in (".tar", ".tgz"))]
+)
 def test_archive_gives_the_bundle_of_its_folder(tiny_checkpoint: Path, tmp_path: Path, suffix: str) -> None:
     archive = pack(tiny_checkpoint, tmp_path / f"any-name{suffix}")
     for place in ("folder", "archive"):

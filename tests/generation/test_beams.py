@@ -54,7 +54,7 @@ def is_same(beam: tuple[int, ...], expected: list[int], pad: int) -> bool:
 
 
 @pytest.mark.parametrize("settings", SETTINGS, ids=str)
-@pytest.mark.parametrize("num_beams", [3, 5])
+@pytest.mark.parametrize("num_beams", [3, pytest.param(5, marks=pytest.mark.long)])
 @pytest.mark.parametrize("which", ["random", "trained"])
 def test_beams_equal_those_of_transformers(
     which: str, num_beams: int, settings: dict[str, Any], tiny_checkpoint: Path, reference_of: Any
