@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import atexit
 import json
-import os
 import re
-import subprocess
-import sys
 import threading
 from collections.abc import Sequence
 
-from codegen_edge.errors import BackendError, InvalidInputError
+from codegen_edge.errors import InvalidInputError
+from codegen_edge.generation.line_process import LineProcess
 
 MOST_SECONDS = 1.0  # of one search; an expression that is meant takes microseconds
 
@@ -49,7 +47,7 @@ def search_all(patterns: Sequence[re.Pattern[str]], text: str) -> list[Span | No
     """
     if not any(may_backtrack(pattern.pattern) for pattern in patterns):
         return [match and match.span() for match in (pattern.search(text) for pattern in patterns)]
-    return _process.search([pattern.pattern for pattern in patterns], text)
+    return _searched([pattern.pattern for pattern in patterns], text)
 
 
 def may_backtrack(pattern: str) -> bool:
@@ -57,75 +55,18 @@ def may_backtrack(pattern: str) -> bool:
     return not _MAY_BACKTRACK.isdisjoint(pattern)
 
 
-class _SearchProcess:
-    """A process that searches; started when it is needed first, and again after it was ended."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._process: subprocess.Popen[str] | None = None
-        self._owner = 0  # a fork shares the pipes with its parent, and must not use them
-
-    def search(self, patterns: Sequence[str], text: str) -> list[Span | None]:
-        with self._lock:
-            answer = self._answer(json.dumps([patterns, text]))
-        if answer is None:
-            named = ", ".join(repr(pattern) for pattern in patterns if may_backtrack(pattern))
-            raise InvalidInputError(
-                f"truncate_before holds {named}, which took more than {MOST_SECONDS:g} s on a text of "
-                f"{len(text)} characters; use an expression without nested repetitions"
-            )
-        return [None if span is None else (span[0], span[1]) for span in json.loads(answer)]
-
-    def close(self) -> None:
-        """End the process; the next search starts another one."""
-        process, self._process = self._process, None
-        if process is not None and self._owner == os.getpid():
-            process.kill()
-            process.communicate()
-
-    def _answer(self, question: str) -> str | None:
-        """One line from the process; None where it took too long, and was ended."""
-        if self._process is None or self._owner != os.getpid():
-            self._process, self._owner = _started(), os.getpid()
-            atexit.register(self.close)
-        process = self._process
-        assert process.stdin is not None
-        assert process.stdout is not None
-        timer = threading.Timer(MOST_SECONDS, process.kill)
-        timer.start()
-        answer = ""
-        try:
-            process.stdin.write(question + "\n")
-            process.stdin.flush()
-            answer = process.stdout.readline()
-        except BrokenPipeError:
-            pass
-        finally:
-            timer.cancel()
-            # Also when it was interrupted: what it answers later belongs to no question.
-            if not answer.endswith("\n"):
-                self.close()
-        return answer or None
-
-
-def _started() -> subprocess.Popen[str]:
-    try:
-        process = subprocess.Popen(
-            [sys.executable or "python3", "-I", "-S", "-c", _SEARCHER],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            text=True,
-            encoding="ascii",
-            start_new_session=True,  # Ctrl-C is for the program, not for this
+def _searched(patterns: Sequence[str], text: str) -> list[Span | None]:
+    with _lock:
+        answer = _process.ask(json.dumps([patterns, text]), most_seconds=MOST_SECONDS)
+    if answer is None:
+        named = ", ".join(repr(pattern) for pattern in patterns if may_backtrack(pattern))
+        raise InvalidInputError(
+            f"truncate_before holds {named}, which took more than {MOST_SECONDS:g} s on a text of "
+            f"{len(text)} characters; use an expression without nested repetitions"
         )
-    except OSError as exc:
-        raise BackendError(f"no process can be started to search for truncate_before in: {exc}") from exc
-    assert process.stdout is not None
-    if not process.stdout.readline():  # its start is not a part of the search's time
-        process.communicate()
-        raise BackendError(f"the process to search for truncate_before in ended with {process.returncode}")
-    return process
+    return [None if span is None else (span[0], span[1]) for span in json.loads(answer)]
 
 
-_process = _SearchProcess()
+_lock = threading.Lock()
+_process = LineProcess(["-I", "-S", "-c", _SEARCHER], purpose="to search for truncate_before in")
+atexit.register(_process.close)

@@ -116,7 +116,7 @@ def test_F07_file_that_cannot_be_read_is_named(bundle_copy: Bundle, monkeypatch:
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(file_check, "open_regular", forbidden)
-    with pytest.raises(IntegrityError, match="model.onnx_data cannot be read: Permission denied"):
+    with pytest.raises(IntegrityError, match="README.md cannot be read: Permission denied"):
         open_bundle(bundle_copy.path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 from pathlib import Path
@@ -9,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from codegen_edge import load_model
-from codegen_edge.bundle import Bundle, contract, file_check
+from codegen_edge import load_model, open_bundle
+from codegen_edge.bundle import Bundle, contract, file_check, storage
 from codegen_edge.errors import BackendError, IntegrityError
 from codegen_edge.generation import model as model_module
 from codegen_edge.generation.model import Model
@@ -107,3 +108,48 @@ def test_weights_that_cannot_be_read_are_named(tiny_bundle: Bundle, monkeypatch:
     monkeypatch.setattr(file_check, "_compare", fail)
     with pytest.raises(IntegrityError, match="Input/output error"):
         load_model(tiny_bundle.path)
+
+
+def test_weights_that_were_put_right_before_they_were_compared_are_refused(
+    tiny_bundle: Bundle, altered: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compare, is_open = file_check._compare, threading.Event()
+
+    def compare_late(file: Any, held: Any, name: str, record: Any) -> None:
+        if name == contract.WEIGHTS_FILE:
+            assert is_open.wait(60)
+            (altered / name).write_bytes((tiny_bundle.path / name).read_bytes())
+        compare(file, held, name, record)
+
+    def open_and_say(*arguments: Any, **options: Any) -> Any:
+        runtime = open_runtime(*arguments, **options)
+        is_open.set()
+        return runtime
+
+    monkeypatch.setattr(file_check, "_compare", compare_late)
+    monkeypatch.setattr(model_module, "open_runtime", open_and_say)
+    with pytest.raises(IntegrityError, match="was changed while it was read"):
+        load_model(altered)
+
+
+def test_bundle_that_is_replaced_while_its_weights_are_compared_is_opened_anew(
+    tiny_bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, fresh = tmp_path / "place", tmp_path / "fresh"
+    shutil.copytree(tiny_bundle.path, place)
+    shutil.copytree(tiny_bundle.path, fresh)
+    (fresh / "README.md").unlink()
+    manifest = json.loads((fresh / "bundle.json").read_text())
+    del manifest["files"]["README.md"]
+    (fresh / "bundle.json").write_text(json.dumps(manifest))
+    compare, is_replaced = file_check._compare, threading.Event()
+
+    def replace_first(file: Any, held: Any, name: str, record: Any) -> None:
+        if name == contract.WEIGHTS_FILE and not is_replaced.is_set():
+            is_replaced.set()
+            assert storage._exchange(place, fresh)
+            shutil.rmtree(fresh)
+        compare(file, held, name, record)
+
+    monkeypatch.setattr(file_check, "_compare", replace_first)
+    assert "README.md" not in open_bundle(place).manifest.files

@@ -8,7 +8,7 @@ import threading
 from pathlib import PurePosixPath
 from typing import BinaryIO, Literal, get_args
 
-from codegen_edge.bundle.held import HeldFolder, open_regular
+from codegen_edge.bundle.held import HeldFolder, file_identity, open_regular
 from codegen_edge.bundle.manifest import FileRecord
 from codegen_edge.bundle.storage import MANIFEST_FILE
 from codegen_edge.errors import IntegrityError
@@ -53,6 +53,7 @@ class BackgroundCheck:
             file = _opened(held, name, record)
         except OSError as exc:
             raise _unreadable(held, name, exc) from exc
+        self._identity = file_identity(os.fstat(file.fileno()))
         # A daemon: a process that ends early need not wait for the last gigabyte.
         self._thread = threading.Thread(target=self._run, args=(file, held, name, record), daemon=True)
         self._thread.start()
@@ -67,6 +68,9 @@ class BackgroundCheck:
         try:
             with file:
                 _compare(file, held, name, record)
+                if file_identity(os.fstat(file.fileno())) != self._identity:
+                    # Whoever read it meanwhile may have read other bytes than were hashed.
+                    raise IntegrityError(f"{held.path / name} was changed while it was read; open the bundle again")
         except IntegrityError as exc:
             self._failure = exc
         except OSError as exc:

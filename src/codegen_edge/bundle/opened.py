@@ -174,10 +174,18 @@ def open_bundle(path: str | Path, *, check: Check = "full") -> Bundle:
         BundleError: the folder is no bundle, or of a format that this version does not read.
         IntegrityError: a file is missing, truncated or altered.
     """
-    bundle, wait_for_weights = open_ahead(path, check=check)
-    wait_for_weights()
-    bundle.check_unchanged()
-    return bundle
+    for left in reversed(range(_MOST_TRIES)):
+        bundle, wait_for_weights = open_ahead(path, check=check)
+        try:
+            wait_for_weights()
+            bundle.check_unchanged()
+        except IntegrityError:
+            # A writer put another bundle there and removes this one: the new one is what is wanted.
+            if not left or not bundle.is_moved:
+                raise
+        else:
+            return bundle
+    raise AssertionError("the last try returns or raises")
 
 
 def open_ahead(path: str | Path, *, check: Check = "full") -> tuple[Bundle, Callable[[], None]]:
@@ -191,7 +199,8 @@ def open_ahead(path: str | Path, *, check: Check = "full") -> tuple[Bundle, Call
         check: as of `open_bundle`.
 
     Returns:
-        The bundle, and what waits for the check: it raises IntegrityError where the weights are altered.
+        The bundle, and what waits for the check: it raises IntegrityError where the weights are altered, or were
+        changed since the bundle was opened, even if they are right by then.
 
     Raises:
         InvalidInputError: no such check.
@@ -209,17 +218,23 @@ def open_ahead(path: str | Path, *, check: Check = "full") -> tuple[Bundle, Call
             )
         try:
             held = HeldFolder(folder)
-            return _open_held(folder, held, check)
+            bundle, weights = _open_held(folder, held, check)
         except BundleError:
             # A writer put another bundle there and removes this one: the new one is what is wanted.
             if not left or not held.is_moved:
                 raise
         except OSError as exc:
             raise BundleError(f"{folder} cannot be read: {exc.strerror or exc}") from exc
+        else:
+            return bundle, _nothing_to_wait_for if weights is None else weights.wait
     raise AssertionError("the last try returns or raises")
 
 
-def _open_held(folder: Path, held: HeldFolder, check: Check) -> tuple[Bundle, Callable[[], None]]:
+def _nothing_to_wait_for() -> None:
+    """Where sizes alone are compared, and for engines, which are compared before they are loaded."""
+
+
+def _open_held(folder: Path, held: HeldFolder, check: Check) -> tuple[Bundle, BackgroundCheck | None]:
     manifest_path = folder / MANIFEST_FILE
     if not held.at(MANIFEST_FILE).is_file():
         raise BundleError(f"{folder} is no bundle: it has no {MANIFEST_FILE}")
@@ -228,12 +243,11 @@ def _open_held(folder: Path, held: HeldFolder, check: Check) -> tuple[Bundle, Ca
     for name in vital:
         if name not in manifest.files:
             raise BundleError(f"{manifest_path} does not list {name}; export the checkpoint again")
-    wait_for_weights: Callable[[], None] = _nothing_to_wait_for
-    in_background = contract.WEIGHTS_FILE if check == "full" and manifest.engines is None else None
-    if in_background is not None:
-        wait_for_weights = BackgroundCheck(held, in_background, manifest.files[in_background]).wait
+    weights = None
     for name, record in manifest.files.items():
-        if name != in_background:
+        if name == contract.WEIGHTS_FILE and check == "full" and manifest.engines is None:
+            weights = BackgroundCheck(held, name, record)
+        else:
             check_file(held, name, record, check)
     vital_folder = PurePosixPath(vital[0]).parent.as_posix()
     for file in sorted(os.listdir(held.at(vital_folder))):
@@ -244,11 +258,7 @@ def _open_held(folder: Path, held: HeldFolder, check: Check) -> tuple[Bundle, Ca
     bundle = Bundle(folder, manifest, held)
     if manifest.engines is None:
         read_graph(bundle)
-    return bundle, wait_for_weights
-
-
-def _nothing_to_wait_for() -> None:
-    """Where sizes alone are compared, and for engines, which are compared before they are loaded."""
+    return bundle, weights
 
 
 def read_graph(bundle: Bundle) -> bytes:
