@@ -8,7 +8,18 @@ from typing import Any
 
 from benchmarks.harness import shown_ratio
 from benchmarks.peers.chart import peers_chart
-from benchmarks.tables import calibration, choosing, evaluation, exactness, neighbours, peers, serving, trust
+from benchmarks.tables import (
+    calibration,
+    choosing,
+    evaluation,
+    exactness,
+    large,
+    neighbours,
+    openvino,
+    peers,
+    serving,
+    trust,
+)
 from benchmarks.tables.common import RESULTS, load, processor
 from codegen_edge.evaluation.quality.intervals import shown_interval
 
@@ -20,12 +31,14 @@ SERVING_PAGE = REPOSITORY / "docs" / "serving.md"
 PERFORMANCE_PAGE = REPOSITORY / "docs" / "performance.md"
 EVALUATION_PAGE = REPOSITORY / "docs" / "evaluate.md"
 QUANTIZE_PAGE = REPOSITORY / "docs" / "quantize.md"
+OPENVINO_PAGE = REPOSITORY / "docs" / "openvino.md"
 SECURITY_PAGE = REPOSITORY / "SECURITY.md"
 CHOOSING_PAGE = REPOSITORY / "docs" / "choosing.md"
 PAGES = (
     README,
     CHOOSING_PAGE,
     SECURITY_PAGE,
+    OPENVINO_PAGE,
     GPU_PAGE,
     EXACTNESS_PAGE,
     SERVING_PAGE,
@@ -63,7 +76,13 @@ def render(page: Path) -> str:
             ),
         ),
         SERVING_PAGE: ((serving.serve_lines,),),
-        PERFORMANCE_PAGE: ((serving.kernel_lines,), (neighbours.neighbour_lines,), (peers.peers_lines,)),
+        PERFORMANCE_PAGE: (
+            (serving.kernel_lines,),
+            (neighbours.neighbour_lines,),
+            (peers.peers_lines,),
+            (large.large_lines,),
+        ),
+        OPENVINO_PAGE: ((openvino.openvino_lines,),),
         SECURITY_PAGE: ((trust.trust_lines,),),
         CHOOSING_PAGE: ((choosing.precision_table,),),
         QUANTIZE_PAGE: ((calibration.calibration_lines,),),

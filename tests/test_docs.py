@@ -94,3 +94,13 @@ def test_numbers_in_the_warning_of_a_short_text_are_those_of_the_result() -> Non
     rows = load("calibration.json")["int4"]
     wanted = [rows[name]["perplexity_loss"] for name in ("64", "1024", "32768", "round")]
     assert re.findall(r"(\d\.\d)%", said[0]) == [f"{100 * loss:.1f}" for loss in wanted]
+
+
+def test_numbers_of_constraints_are_those_of_the_result() -> None:
+    page = (REPOSITORY / "docs" / "constraints.md").read_text().partition("## Measured")[2]
+    result = load("grammar.json")
+    schemas, greedy = result["random_schemas"], result["greedy"]
+    assert f"{schemas['schemas']} random schemas" in page
+    assert f"({schemas['valid']['stop']} of {schemas['ended']['stop']})" in page
+    assert f"{schemas['ended']['length']} reached the limit" in page
+    assert f"{greedy['equal']} of {greedy['steps']} steps" in page

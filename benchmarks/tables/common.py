@@ -15,6 +15,11 @@ def load(name: str) -> dict[str, Any]:
     return fields
 
 
+def nothing_yet(name: str, command: str) -> list[str]:
+    """What stands in a page until a result is committed; empty where it is."""
+    return [] if (RESULTS / name).is_file() else [f"There is no result yet: `{command}` measures it."]
+
+
 def processor(machine: dict[str, Any]) -> str:
     features = [name for name, is_there in machine["features"].items() if is_there]
     vnni = "with VNNI" if any("vnni" in name for name in features) else "no VNNI"

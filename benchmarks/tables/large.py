@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from benchmarks.tables.common import load, processor
+from benchmarks.tables.common import load, nothing_yet, processor
 
 
 def large_lines() -> list[str]:
     """Export, load, memory and speed by size."""
+    if nothing := nothing_yet("large.json", "python -m benchmarks.large"):
+        return nothing
     result = load("large.json")
     machine = result["machine"]
     rows = [f"| {' | '.join([size, *_cells(row)])} |" for size, row in result["sizes"].items()]

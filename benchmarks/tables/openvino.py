@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.harness import shown_ratio
-from benchmarks.tables.common import load, processor
+from benchmarks.tables.common import load, nothing_yet, processor
 
 _FIGURES = {
     "prefill_ms": "prefill of {prompt_tokens} tokens",
@@ -14,6 +14,8 @@ _FIGURES = {
 
 def openvino_lines() -> list[str]:
     """Prefill and decode of both runtimes, and their ratio."""
+    if nothing := nothing_yet("openvino.json", "python -m benchmarks.openvino_cpu"):
+        return nothing
     result = load("openvino.json")
     machine = result["machine"]
     lines = [

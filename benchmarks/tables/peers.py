@@ -10,16 +10,15 @@ from benchmarks.harness import Spread, is_difference
 from benchmarks.peers.measuring import COLD_START, PEAK_RSS, first_token, step
 from benchmarks.peers.targets import NOT_MEASURED, TOO_NOISY, Judged, judge_targets, ratio_of
 from benchmarks.peers.workload import Workload
-from benchmarks.tables.common import RESULTS, load, processor
+from benchmarks.tables.common import load, nothing_yet, processor
 
 _RESULT = "peers.json"
-_NOTHING = ["There is no result yet: `make peers bench-peers` installs the peers and measures them."]
 
 
 def peers_lines() -> list[str]:
     """The section of docs/performance.md."""
-    if not (RESULTS / _RESULT).is_file():
-        return _NOTHING
+    if nothing := nothing_yet(_RESULT, "make peers bench-peers"):
+        return nothing
     picture = "![Decode and prefill of every system](pictures/peers.svg)"
     return [picture, "", *lines_of(load(_RESULT))]
 
