@@ -35,6 +35,9 @@ MODELS = REPOSITORY / ".peers"
     "--export-rounds", type=click.IntRange(min=0), help="Of exports beside optimum's.  [default: 2, or 0 with --quick]"
 )
 @click.option("--roofline/--no-roofline", default=None, help="Share of the roofline.  [default: not with --quick]")
+@click.option(
+    "--fresh", is_flag=True, help="Nothing of an earlier run stays.  [default: what is not measured again stays]"
+)
 @click.option("--out", type=click.Path(path_type=Path), help="[default: benchmarks/results, or MODELS with --quick]")
 def main(
     quick: bool,
@@ -45,11 +48,13 @@ def main(
     export_rounds: int | None,
     roofline: bool | None,
     out: Path | None,
+    fresh: bool,
     **settings: Any,
 ) -> None:
     """Run every system in interleaved rounds, print the tables and write the result."""
     presets = QUICK if quick else DEFAULT
     path = out or (models / "quick.json" if quick else RESULT)
+    earlier: Mapping[str, Any] = {} if fresh or not path.is_file() else json.loads(path.read_bytes())
     last: Mapping[str, Any] = {}
 
     def save(result: Mapping[str, Any]) -> None:
@@ -73,7 +78,7 @@ def main(
         raise click.UsageError(str(exc)) from exc
     artifacts = Artifacts(models / chosen.shape, chosen.shape, on_make=lambda name: _say(f"making {name}"))
     try:
-        run(chosen, artifacts, say=_say, save=save)
+        run(chosen, artifacts, earlier=earlier, say=_say, save=save)
     except ConversionError as exc:
         raise click.ClickException(str(exc)) from exc
     click.echo("\n".join(["", *lines_of(last), "", f"written to {path}"]))

@@ -199,8 +199,11 @@ def _ours(precision: str, source: Paths, out: Path) -> list[str]:
         # Whether it is right is seen by its tokens.
         return [*_codegen_edge(), "export", str(source("checkpoint")), str(out), "--no-verify"]
     # How codes are chosen changes no kernel, and random weights hold nothing to preserve: the fast method.
-    own = {"int4": ["--method", "round"], "int8-dynamic": ["--for", "auto"]}.get(precision, [])
-    quantize = [*_codegen_edge(), "quantize", str(source("ours-fp32")), str(out), "--scheme", precision, *own]
+    scheme, _, cache_kind = precision.partition("+")
+    own = {"int4": ["--method", "round"], "int8-dynamic": ["--for", "auto"]}.get(scheme, [])
+    if cache_kind:
+        own += ["--kv-cache", "int8", "--calibration", str(REPOSITORY / "Makefile")]  # a short text
+    quantize = [*_codegen_edge(), "quantize", str(source("ours-fp32")), str(out), "--scheme", scheme, *own]
     return [*quantize, "--measure-tokens", "0"]
 
 

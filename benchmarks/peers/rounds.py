@@ -15,6 +15,7 @@ from benchmarks.peers.workload import Workload
 
 Measure = Callable[[System], Outcome]
 OnTurn = Callable[[str], None]
+OnRounds = Callable[[dict[str, "Row"], Rounds], None]
 
 
 @dataclass(slots=True)
@@ -47,6 +48,7 @@ def run_group(
     *,
     rounds: int,
     on_turn: OnTurn = lambda _: None,
+    on_rounds: OnRounds = lambda *_: None,
 ) -> tuple[dict[str, Row], Rounds]:
     """Measure systems in turn.
 
@@ -56,6 +58,7 @@ def run_group(
         measure: runs a system once; raises SkippedError where it cannot be tried.
         rounds: at least 2.
         on_turn: called with a line of progress.
+        on_rounds: called after every round but the first with what would be returned.
 
     Returns:
         Rows by name, and the figures that every round has, without a system's that failed in any.
@@ -80,9 +83,14 @@ def run_group(
         on_turn(f"round {number + 1} of {rounds}: {name}: {_shown(row, figures, workloads)}")
 
     sides = {system.name: partial(turn, system) for system in systems}
-    found = interleave(sides, rounds=rounds, on_round=on_round)
-    times = {name: _whole(columns) for name, columns in found.times.items()}
-    return rows, Rounds(times, _whole(found.again))
+    found = interleave(
+        sides, rounds=rounds, on_round=on_round, on_rounds=lambda so_far: on_rounds(rows, _whole_of(so_far))
+    )
+    return rows, _whole_of(found)
+
+
+def _whole_of(found: Rounds) -> Rounds:
+    return Rounds({name: _whole(columns) for name, columns in found.times.items()}, _whole(found.again))
 
 
 def _whole(columns: dict[str, list[float]]) -> dict[str, list[float]]:

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
+from benchmarks.harness import Rounds
 from benchmarks.machine import describe_machine
 from benchmarks.peers.artifacts import Artifacts, ConversionError
 from benchmarks.peers.exports import measure_exports
@@ -19,7 +20,7 @@ from benchmarks.peers.measuring import Outcome, measure
 from benchmarks.peers.peer import PEERS
 from benchmarks.peers.preparing import Preparation
 from benchmarks.peers.result import group_result
-from benchmarks.peers.rounds import run_group
+from benchmarks.peers.rounds import Row, run_group
 from benchmarks.peers.system import GROUPS, System
 from benchmarks.peers.tokens import Reference, reference_of
 from benchmarks.peers.worker_process import ENVIRONMENT, REPOSITORY
@@ -33,6 +34,7 @@ _LIMIT_S = 600  # of one answer of a worker: compiling, or a long prefill on a b
 _MOST_PLAIN = 1024  # prompt tokens
 
 Say = Callable[[str], None]
+Result = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,14 +73,17 @@ class Settings:
         return [each for place, each in enumerate(GROUPS[group]) if not place or self.only in each.name]
 
 
-def run(settings: Settings, artifacts: Artifacts, *, say: Say, save: Callable[[Mapping[str, Any]], None]) -> None:
+def run(
+    settings: Settings, artifacts: Artifacts, *, earlier: Mapping[str, Any], say: Say, save: Callable[[Result], None]
+) -> None:
     """Measure everything.
 
     Args:
         settings: what is run.
         artifacts: the models.
+        earlier: a result whose parts stay where they are not measured again, if it is of such a machine and shape.
         say: called with lines of progress.
-        save: called with the result so far, after every part.
+        save: called with the result so far, after every round but the first, and every part.
 
     Raises:
         ConversionError: the checkpoint cannot be written.
@@ -88,7 +93,6 @@ def run(settings: Settings, artifacts: Artifacts, *, say: Say, save: Callable[[M
     for system in (each for group in settings.workloads for each in settings.systems(group)):
         preparation.prepare(system)
     result: dict[str, Any] = {
-        "date": datetime.now(UTC).date().isoformat(),
         "machine": describe_machine(),
         "shape": settings.shape,
         "threads": settings.threads,
@@ -98,13 +102,24 @@ def run(settings: Settings, artifacts: Artifacts, *, say: Say, save: Callable[[M
         "conversions": artifacts.conversions(),
         "groups": {},
     }
+    kept = kept_of(earlier, result)
+    if kept:
+        say(
+            f"kept of the earlier run where they are not measured again: {', '.join([*kept['groups'], *kept['parts']])}"
+        )
+        result |= {"groups": dict(kept["groups"]), **kept["parts"]}
     reference = _reference(str(checkpoint), settings, say)
-    for group in settings.workloads:
-        result["groups"][group] = _group(group, settings, preparation, artifacts, reference, result["machine"], say)
-        for row in result["groups"][group]["rows"].values():
-            if row["peer"]:
-                result["peers"][row["peer"]]["versions"] |= row["versions"]
+
+    def save_group(group: str, found: dict[str, Any]) -> None:
+        result["groups"][group] = found
+        result["groups"] = {name: result["groups"][name] for name in GROUPS if name in result["groups"]}
+        for row in (row for each in result["groups"].values() for row in each["rows"].values() if row["peer"]):
+            result["peers"][row["peer"]]["versions"] |= row["versions"]
         save(result)
+
+    for group in settings.workloads:
+        on_found = partial(save_group, group)
+        on_found(_group(group, settings, preparation, artifacts, reference, result["machine"], say, on_found))
     if settings.export_rounds:
         result["exports"] = measure_exports(artifacts, settings.export_rounds, on_turn=say)
         save(result)
@@ -122,7 +137,9 @@ def _group(
     reference: Mapping[str, Reference],
     machine: Mapping[str, Any],
     say: Say,
+    on_found: Callable[[dict[str, Any]], None],
 ) -> dict[str, Any]:
+    """Of one group; `on_found` is called with the result of the rounds so far."""
     workloads = settings.workloads[name]
     say(f"{name}: {', '.join(each.name for each in workloads)}")
 
@@ -132,19 +149,47 @@ def _group(
         start = partial(measure, system, found.command, found.model, chosen)
         return start(threads=settings.threads, limit_s=_LIMIT_S)
 
+    def result_of(rows: Mapping[str, Row], rounds: Rounds) -> dict[str, Any]:
+        artifacts_used = {row.system.artifact for row in rows.values() if not row.skipped}
+        return {
+            "date": datetime.now(UTC).date().isoformat(),
+            **group_result(
+                name,
+                workloads,
+                rows,
+                rounds,
+                reference=reference,
+                load=watch.stop(),
+                machine=machine,
+                file_bytes={artifact: artifacts.size_bytes(artifact) for artifact in artifacts_used},
+            ),
+        }
+
     watch = LoadWatch()
-    rows, rounds = run_group(settings.systems(name), workloads, turn, rounds=settings.rounds, on_turn=say)
-    artifacts_used = {row.system.artifact for row in rows.values() if not row.skipped}
-    return group_result(
-        name,
+    systems = settings.systems(name)
+    found = run_group(
+        systems,
         workloads,
-        rows,
-        rounds,
-        reference=reference,
-        load=watch.stop(),
-        machine=machine,
-        file_bytes={artifact: artifacts.size_bytes(artifact) for artifact in artifacts_used},
+        turn,
+        rounds=settings.rounds,
+        on_turn=say,
+        on_rounds=lambda rows, rounds: on_found(result_of(rows, rounds)),
     )
+    return result_of(*found)
+
+
+def kept_of(earlier: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:
+    """Groups and other parts of an earlier result that may stand in this one."""
+
+    def key(each: Mapping[str, Any]) -> tuple[Any, ...]:
+        machine = each["machine"]
+        settings = (each["shape"], each["threads"], each["rounds"], each["is_quick"])
+        return (machine["processor"], machine["features"], machine["cores"], *settings)
+
+    if not earlier or key(earlier) != key(result):
+        return {}
+    parts = {name: earlier[name] for name in ("exports", "roofline") if name in earlier}
+    return {"groups": earlier["groups"], "parts": parts}
 
 
 def _is_plain(workload: Workload) -> bool:

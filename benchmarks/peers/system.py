@@ -52,10 +52,11 @@ def _on_our_bundle(precision: str) -> tuple[System, System]:
     )
 
 
-def _ours(scheme: str, precision: str) -> System:
-    return System(
-        name=f"codegen-edge {scheme}", precision=precision, worker="ours", artifact=f"ours-{scheme}", role="ours"
-    )
+def _ours(scheme: str, precision: str, *, has_int8_cache: bool = False) -> System:
+    name, artifact = f"codegen-edge {scheme}", f"ours-{scheme}"
+    if has_int8_cache:
+        name, artifact = f"{name}, int8 KV cache", f"{artifact}+kv"
+    return System(name=name, precision=precision, worker="ours", artifact=artifact, role="ours")
 
 
 def _torch(kind: str, precision: str, **options: Any) -> System:
@@ -98,6 +99,7 @@ GROUPS: dict[str, tuple[System, ...]] = {
     ),
     "int8": (
         _ours("int8", "int8"),
+        _ours("int8", "int8", has_int8_cache=True),
         _ours("int8-dynamic", "int8"),
         System(
             name="optimum-onnx int8",
@@ -117,5 +119,10 @@ GROUPS: dict[str, tuple[System, ...]] = {
         *_on_our_bundle("int8"),
         OUR_FP32,  # a prefill in int8 must not be slower
     ),
-    "int4": (_ours("int4", "int4"), *_openvino("int4"), *_on_our_bundle("int4")),
+    "int4": (
+        _ours("int4", "int4"),
+        _ours("int4", "int4", has_int8_cache=True),
+        *_openvino("int4"),
+        *_on_our_bundle("int4"),
+    ),
 }

@@ -26,8 +26,9 @@ class Judged:
         wanted: bound of the ratio.
         is_at_most: whether less is better; else more.
         ratio: as measured; None where it was not.
-        verdict: "reached" or "missed" by the median, "too noisy" or "not measured".
-        why: of the last two.
+        verdict: "reached" or "missed" by the median; "too noisy" where the machine was and rounds disagree; or "not
+            measured".
+        why: the machine was too noisy, or nothing was measured.
     """
 
     what: str
@@ -193,6 +194,9 @@ def _exports(result: Mapping[str, Any]) -> Iterator[Judged]:
 
 
 def _verdict(start: Judged, ratio: Spread, noisy: str, against: str = "") -> Judged:
-    is_reached = ratio.median <= start.wanted if start.is_at_most else ratio.median >= start.wanted
-    verdict = TOO_NOISY if noisy else REACHED if is_reached else MISSED
+    def is_reached(value: float) -> bool:
+        return value <= start.wanted if start.is_at_most else value >= start.wanted
+
+    is_split = is_reached(ratio.low) != is_reached(ratio.high)
+    verdict = TOO_NOISY if noisy and is_split else REACHED if is_reached(ratio.median) else MISSED
     return replace(start, ratio=ratio, verdict=verdict, why=noisy, against=against)

@@ -160,6 +160,8 @@ def _verdict(judged: Judged) -> str:
     if judged.verdict in (TOO_NOISY, NOT_MEASURED):
         return f"{judged.verdict}: {judged.why}" if judged.why else judged.verdict
     assert judged.ratio is not None
+    if judged.why:
+        return f"{judged.verdict} in every round, though {judged.why}"
     is_split = judged.ratio.low < judged.wanted < judged.ratio.high
     return f"{judged.verdict} in the median" if is_split else judged.verdict
 

@@ -71,6 +71,7 @@ def interleave(
     rounds: int = ROUNDS,
     is_first_doubled: bool = True,
     on_round: Callable[[int, str, dict[str, float]], None] = lambda *_: None,
+    on_rounds: Callable[[Rounds], None] = lambda _: None,
 ) -> Rounds:
     """Run every side once per round, in turn, the first one again at the end of the round.
 
@@ -79,20 +80,28 @@ def interleave(
         rounds: at least 2.
         is_first_doubled: whether the first side is measured again; without, there is no noise bound.
         on_round: called with the number of the round, the side and its figures.
+        on_rounds: called after every round but the first with what there is, for runs that may end before their time.
     """
     assert rounds >= 2, "one round has no range"
     first = next(iter(sides))
     order = {**sides, **({_AGAIN + first: sides[first]} if is_first_doubled else {})}
     found: dict[str, list[dict[str, float]]] = {name: [] for name in order}
+    so_far = Rounds({}, {})
     for number in range(rounds):
         for name, measure in order.items():
             gc.collect()
             figures = measure()
             found[name].append(figures)
             on_round(number, name, figures)
+        if number > 0:
+            so_far = _by_side(found, first)
+            on_rounds(so_far)
+    return so_far
+
+
+def _by_side(found: Mapping[str, Sequence[Mapping[str, float]]], first: str) -> Rounds:
     columns = {name: {key: [each[key] for each in runs] for key in runs[0]} for name, runs in found.items()}
-    again = columns.pop(_AGAIN + first, {})
-    return Rounds(columns, again)
+    return Rounds(columns, columns.pop(_AGAIN + first, {}))
 
 
 def is_difference(ratio: Spread, noise: float) -> bool:

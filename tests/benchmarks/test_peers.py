@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from benchmarks.harness import Spread
+from benchmarks.harness import Rounds, Spread
 from benchmarks.peers.environments import NotInstalledError, python_of
 from benchmarks.peers.measuring import COLD_START, LOAD, PEAK_RSS, Outcome, figures_of, first_token, measure, step
 from benchmarks.peers.result import group_result
 from benchmarks.peers.rounds import Row, SkippedError, run_group
+from benchmarks.peers.run import kept_of
 from benchmarks.peers.system import GROUPS, System
 from benchmarks.peers.targets import Judged, judge_targets
 from benchmarks.peers.tokens import Reference, check_tokens
@@ -136,8 +137,24 @@ def test_systems_take_turns_and_ours_is_measured_twice_a_round() -> None:
         order.append(each.name)
         return outcome()
 
-    run_group([system(name) for name in "abc"], SHORT, measure_one, rounds=3)
+    so_far: list[int] = []
+
+    def on_rounds(rows: dict[str, Row], rounds: Rounds) -> None:
+        assert list(rows) == list(rounds.times) == list("abc")
+        so_far.append(len(rounds.times["a"]["load_s"]))
+
+    run_group([system(name) for name in "abc"], SHORT, measure_one, rounds=3, on_rounds=on_rounds)
     assert order == list("abca") * 3
+    assert so_far == [2, 3]  # a run that ends before its time has left what it measured
+
+
+def test_what_is_not_measured_again_stays_of_an_earlier_run() -> None:
+    earlier = result_of(int8={"rows": {}}) | {"exports": {}}
+    assert kept_of(earlier, result_of()) == {"groups": {"int8": {"rows": {}}}, "parts": {"exports": {}}}
+    assert kept_of({}, result_of()) == {}
+    assert kept_of(earlier | {"rounds": 5}, result_of()) == {}
+    other = {**earlier["machine"], "processor": "another processor"}
+    assert kept_of(earlier | {"machine": other}, result_of()) == {}
 
 
 def test_a_scripted_worker_is_measured() -> None:
@@ -302,9 +319,15 @@ def test_targets_are_reached_or_missed_by_the_ratio_over_the_best_peer() -> None
 
 
 def test_a_machine_too_noisy_for_a_verdict_says_so() -> None:
+    why = "our own system differed from itself by 50%"
+    sure = int8_group({"codegen-edge int8": 0.01, "CTranslate2 int8": 0.03}, again=2.0)
+    decode = judged(sure, "decode int8")
+    assert (decode.verdict, decode.why) == ("reached", why)  # every round says so
+    assert f"reached in every round, though {why}" in "\n".join(lines_of(result_of(int8=sure)))
     noisy = int8_group({"codegen-edge int8": 0.01, "CTranslate2 int8": 0.03}, again=2.0)
+    noisy["rows"]["CTranslate2 int8"]["times"]["128+64 step_s"][0] = 0.015
     decode = judged(noisy, "decode int8")
-    assert (decode.verdict, decode.why) == ("too noisy", "our own system differed from itself by 50%")
+    assert (decode.verdict, decode.why) == ("too noisy", why)
     busy = group_result(
         "fp32",
         SHORT,
