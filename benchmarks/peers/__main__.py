@@ -25,7 +25,7 @@ MODELS = REPOSITORY / ".peers"
 @click.command()
 @click.option("--quick", is_flag=True, help="Two rounds of short workloads, to see that everything runs.")
 @click.option("--shape", default="350M", show_default=True, help="Of benchmarks.random_checkpoint; 2B where it fits.")
-@click.option("--groups", default=",".join(GROUPS), show_default=True, help="Precisions, with commas.")
+@click.option("--groups", default=",".join(GROUPS), show_default=True, help="Precisions, with commas; may be empty.")
 @click.option("--workloads", help="For all groups instead of their own, as 128+64,8x128+16,128+32@1.")
 @click.option("--only", default="", help="Systems whose names hold this, and our own first one.")
 @click.option("--rounds", type=click.IntRange(min=2), help="[default: 3, or 2 with --quick]")
@@ -66,7 +66,8 @@ def main(
     try:
         chosen = Settings(
             workloads={
-                name: parse_all(workloads) if workloads else presets.get(name, ()) for name in groups.split(",")
+                name: parse_all(workloads) if workloads else presets.get(name, ())
+                for name in filter(None, groups.split(","))
             },
             rounds=rounds or (2 if quick else 3),
             export_rounds=(0 if quick else 2) if export_rounds is None else export_rounds,

@@ -108,7 +108,7 @@ def run(
             f"kept of the earlier run where they are not measured again: {', '.join([*kept['groups'], *kept['parts']])}"
         )
         result |= {"groups": dict(kept["groups"]), **kept["parts"]}
-    reference = _reference(str(checkpoint), settings, say)
+    reference = _reference(str(checkpoint), settings, say) if settings.workloads else {}
 
     def save_group(group: str, found: dict[str, Any]) -> None:
         result["groups"][group] = found
@@ -125,7 +125,7 @@ def run(
         save(result)
     if settings.has_roofline:
         say("the roofline of our bundles")
-        result["roofline"] = _roofline(artifacts, settings, say)
+        result["roofline"] = _roofline(artifacts, list(result["groups"]), settings.threads, say)
         save(result)
 
 
@@ -217,12 +217,11 @@ def _reference(checkpoint: str, settings: Settings, say: Say) -> dict[str, Refer
     return reference_of(json.loads(done.stdout.splitlines()[-1]))
 
 
-def _roofline(artifacts: Artifacts, settings: Settings, say: Say) -> dict[str, dict[str, float]]:
+def _roofline(artifacts: Artifacts, precisions: Sequence[str], threads: int, say: Say) -> dict[str, dict[str, float]]:
     """By precision, the share of the nearer limit in the decode of our bundle, by `codegen-edge bench`."""
-    precisions = list(settings.workloads)
     try:
         paths = [artifacts.path(f"ours-{precision}") for precision in precisions]
-        result = bench(paths, SpeedSettings(rounds=2, threads=settings.threads))
+        result = bench(paths, SpeedSettings(rounds=2, threads=threads))
     except (ConversionError, CodegenEdgeError) as exc:
         say(f"no roofline: {exc}")
         return {}
