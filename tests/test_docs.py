@@ -104,3 +104,8 @@ def test_numbers_of_constraints_are_those_of_the_result() -> None:
     assert f"({schemas['valid']['stop']} of {schemas['ended']['stop']})" in page
     assert f"{schemas['ended']['length']} reached the limit" in page
     assert f"{greedy['equal']} of {greedy['steps']} steps" in page
+    one, eight = result["step"]["rows_1"], result["step"]["rows_8"]
+    ratios = [each["constrained_over_free"] for each in (one, eight)]
+    shown = [f"{ratio['median']:.2f}× ({ratio['low']:.2f}–{ratio['high']:.2f}×)" for ratio in ratios]
+    assert f"took {shown[0]} as long for one row, and {shown[1]} for eight" in page.replace("\n", " ")
+    assert f"up to {one['noise']:.0%} and {eight['noise']:.0%}" in page
