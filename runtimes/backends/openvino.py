@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+from collections.abc import Mapping
 from itertools import product
 from typing import Any
 
@@ -30,6 +31,7 @@ from codegen_edge.runtimes.step_input import check_step
 NAME = "openvino"
 DEFAULT_DEVICE = "CPU"
 
+_ACTIVATION_BLOCK = 32  # activations that share a scale; the default of our schemes' weights, too
 _POLL_MS = 5  # between two looks at whether a step in flight was interrupted
 _MOST_MESSAGE = 300  # characters of openvino's message that an error of ours repeats
 _PLACE = re.compile(r"Exception from |Check .* failed at ")  # lines of an error that name openvino's source
@@ -69,6 +71,7 @@ class OpenVINORuntime:
         bundle: text-generation, target ort, computing in float32.
         threads: CPU threads; None takes all that this process may use.
         device_id: "CPU", "GPU", "GPU.1", "NPU": one of those that `list_devices` finds.
+        rounds_activations: False computes int8 and int4 products with float activations on CPUs, too; slowly.
 
     Raises:
         BundleError: OpenVINO's reader refuses the graph, or it is none that this runtime computes.
@@ -78,7 +81,14 @@ class OpenVINORuntime:
 
     name = NAME
 
-    def __init__(self, bundle: Bundle, *, threads: int | None = None, device_id: str = DEFAULT_DEVICE) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        threads: int | None = None,
+        device_id: str = DEFAULT_DEVICE,
+        rounds_activations: bool = True,
+    ) -> None:
         bundle.require_task("text-generation")
         require_cpu_graph(bundle, NAME)
         if bundle.manifest.kv_cache != "float":
@@ -96,7 +106,7 @@ class OpenVINORuntime:
         self.device = device_id
         self._library = load_openvino()
         self._cache_dtype = cache_dtype(bundle.manifest)
-        self._compiled: Any | None = self._compile(bundle, threads)
+        self._compiled: Any | None = self._compile(bundle, _settings(device_id, threads, rounds_activations))
         self._process = os.getpid()
 
     def new_cache(self, batch_size: int, capacity: int) -> StateCache:
@@ -168,7 +178,7 @@ class OpenVINORuntime:
         logits: Logits = request.get_tensor(contract.LOGITS).data
         return logits
 
-    def _compile(self, bundle: Bundle, threads: int | None) -> Any:
+    def _compile(self, bundle: Bundle, settings: Mapping[str, Any]) -> Any:
         """The graph on the device that was asked for, in float32; raise where it is on another one or in another."""
         library, device, version = self._library, self.device, self._library.get_version()
         core = library.Core()
@@ -184,7 +194,7 @@ class OpenVINORuntime:
                 raise BundleError(f"openvino {version} cannot read {bundle.model_path}: {_one_line(exc)}") from exc
             self._check_graph(model, bundle)
             try:
-                compiled = core.compile_model(keep_in_states(model, self.config), device, _settings(device, threads))
+                compiled = core.compile_model(keep_in_states(model, self.config), device, settings)
             except RuntimeError as exc:
                 raise RuntimeUnavailableError(
                     f"openvino {version} cannot compile {bundle.path} for {device}: {_one_line(exc)}"
@@ -213,10 +223,10 @@ class OpenVINORuntime:
             raise BundleError(f"{bundle.model_path} is not the graph of {bundle.manifest.model}: {wrong[0]} differs")
 
 
-def _settings(device: str, threads: int | None) -> dict[str, Any]:
+def _settings(device: str, threads: int | None, rounds_activations: bool) -> dict[str, Any]:
     settings: dict[str, Any] = {
         "INFERENCE_PRECISION_HINT": "f32",  # bfloat16 otherwise, where the processor has it
-        "EXECUTION_MODE_HINT": "ACCURACY",  # activations of int8 and int4 products stay floats
+        "EXECUTION_MODE_HINT": "ACCURACY",
         "KV_CACHE_PRECISION": "f32",  # 8 bits otherwise
         "NUM_STREAMS": 1,
     }
@@ -224,6 +234,8 @@ def _settings(device: str, threads: int | None) -> dict[str, Any]:
         settings["INFERENCE_NUM_THREADS"] = threads or default_threads()
         # A thread that is bound to a core waits for whatever else runs there.
         settings["ENABLE_CPU_PINNING"] = False
+        # Products with int8 and int4 weights round each block of activations to 8 bits, as they do in runtime cpu.
+        settings["DYNAMIC_QUANTIZATION_GROUP_SIZE"] = _ACTIVATION_BLOCK if rounds_activations else 0
     return settings
 
 
