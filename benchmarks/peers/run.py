@@ -32,6 +32,7 @@ from codegen_edge.workflows.benchmarking import bench
 
 _LIMIT_S = 600  # of one answer of a worker: compiling, or a long prefill on a busy machine
 _MOST_PLAIN = 1024  # prompt tokens
+_PARTS = ("exports", "roofline")  # of a result, beside its groups
 
 Say = Callable[[str], None]
 Result = Mapping[str, Any]
@@ -179,17 +180,19 @@ def _group(
 
 
 def kept_of(earlier: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:
-    """Groups and other parts of an earlier result that may stand in this one."""
-
-    def key(each: Mapping[str, Any]) -> tuple[Any, ...]:
-        machine = each["machine"]
-        settings = (each["shape"], each["threads"], each["rounds"], each["is_quick"])
-        return (machine["processor"], machine["features"], machine["cores"], *settings)
-
-    if not earlier or key(earlier) != key(result):
+    """Groups and other parts of an earlier result that may stand in this one: of such a machine and such settings."""
+    if not earlier:
         return {}
-    parts = {name: earlier[name] for name in ("exports", "roofline") if name in earlier}
-    return {"groups": earlier["groups"], "parts": parts}
+    before, now = earlier["machine"], result["machine"]
+    features = before["features"].keys() & now["features"].keys()  # what both asked for
+    is_same = (
+        all(before["features"][name] == now["features"][name] for name in features)
+        and all(before[name] == now[name] for name in ("processor", "cores"))
+        and all(earlier[name] == result[name] for name in ("shape", "threads", "rounds", "is_quick"))
+    )
+    if not is_same:
+        return {}
+    return {"groups": earlier["groups"], "parts": {name: earlier[name] for name in _PARTS if name in earlier}}
 
 
 def _is_plain(workload: Workload) -> bool:

@@ -69,7 +69,7 @@ def parse_all(texts: str) -> tuple[Workload, ...]:
 
 DEFAULT = {
     "fp32": parse_all("128+64"),
-    "int8": parse_all("128+64,128+32@1,8x128+16,1024+16,1900+16"),
+    "int8": parse_all("128+64,128+32@1,128+32@2,8x128+16,16+64,1024+16,1900+16"),
     "int4": parse_all("128+64,1900+16"),
 }
 QUICK = {"fp32": parse_all("128+16"), "int8": parse_all("128+16,128+16@1,8x16+8"), "int4": parse_all("128+16")}

@@ -13,6 +13,7 @@ from benchmarks.peers.workload import Workload
 from benchmarks.tables.common import load, nothing_yet, processor
 
 _RESULT = "peers.json"
+_MOST_COLUMNS = 4  # of workloads in one table
 
 
 def peers_lines() -> list[str]:
@@ -75,20 +76,17 @@ def lines_of(result: Mapping[str, Any]) -> list[str]:
 
 def _group_lines(group: Mapping[str, Any]) -> list[str]:
     workloads = [Workload.parse(text) for text in group["workloads"]]
-    heads = [
-        group["precision"],
-        *map(_head, workloads),
-        "ours decodes faster, of the first column",
-        "cold start to first token",
-        "peak memory",
-        "equal tokens",
-    ]
-    rows = [
-        f"| {' | '.join([name, *_cells(row, group, workloads)])} |"
-        for name, row in group["rows"].items()
-        if _is_shown(row)
-    ]
-    lines = [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}", *rows]
+    shown = {name: row for name, row in group["rows"].items() if _is_shown(row)}
+    heads = ["ours decodes faster, of the first column", "cold start to first token", "peak memory", "equal tokens"]
+    first, *others = (workloads[at : at + _MOST_COLUMNS] for at in range(0, len(workloads), _MOST_COLUMNS))
+    lines = _table(
+        [group["precision"], *map(_head, first), *heads],
+        {name: [*_speeds(row, first), *_facts(row, group, workloads)] for name, row in shown.items()},
+    )
+    for each in others:
+        some = {name: row for name, row in shown.items() if any(step(workload) in row["times"] for workload in each)}
+        columns = {name: _speeds(row, each) for name, row in some.items()}
+        lines += ["", *_table([group["precision"], *map(_head, each)], columns)]
     missing = [f"{name} ({_why_missing(row)})" for name, row in group["rows"].items() if _why_missing(row)]
     if missing:
         lines += ["", f"Not measured or void: {'; '.join(missing)}."]
@@ -116,7 +114,12 @@ def _why_missing(row: Mapping[str, Any]) -> str:
     return " ".join(why.replace("|", "\\|").split())
 
 
-def _cells(row: Mapping[str, Any], group: Mapping[str, Any], workloads: list[Workload]) -> list[str]:
+def _table(heads: list[str], rows: Mapping[str, list[str]]) -> list[str]:
+    lines = [f"| {' | '.join([name, *cells])} |" for name, cells in rows.items()]
+    return [f"| {' | '.join(heads)} |", f"|{'---|' * len(heads)}", *lines]
+
+
+def _speeds(row: Mapping[str, Any], workloads: list[Workload]) -> list[str]:
     times = row["times"]
     cells = []
     for each in workloads:
@@ -126,7 +129,12 @@ def _cells(row: Mapping[str, Any], group: Mapping[str, Any], workloads: list[Wor
         rate = Spread.of([each.batch / seconds for seconds in times[step(each)]])
         first = Spread.of(times[first_token(each)]).median
         cells.append(f"{_range(rate)}/s; {first:.2f} s" if first >= 1 else f"{_range(rate)}/s; {1000 * first:.0f} ms")
-    cells.append(_against_ours(row, group, workloads[0]))
+    return cells
+
+
+def _facts(row: Mapping[str, Any], group: Mapping[str, Any], workloads: list[Workload]) -> list[str]:
+    times = row["times"]
+    cells = [_against_ours(row, group, workloads[0])]
     cells.append(f"{Spread.of(times[COLD_START]).median:.1f} s" if COLD_START in times else "")
     cells.append(f"{Spread.of(times[PEAK_RSS]).median / 1e6:,.0f} MB" if PEAK_RSS in times else "")
     tokens = row["tokens"].values()

@@ -6,8 +6,8 @@ import platform
 from functools import cache
 from pathlib import Path
 
-# What the kernels depend on: with VNNI an 8-bit product is one instruction instead of three.
-_FEATURES = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "asimddp", "i8mm")
+# What the kernels depend on: with VNNI an 8-bit product is one instruction instead of three; AMX multiplies tiles.
+_FEATURES = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm")
 
 
 @cache
