@@ -80,6 +80,7 @@ def render(page: Path) -> str:
             (serving.kernel_lines,),
             (neighbours.neighbour_lines,),
             (peers.peers_lines,),
+            (peers.large_peers_lines,),
             (large.large_lines,),
         ),
         OPENVINO_PAGE: ((openvino.openvino_lines,),),

@@ -18,7 +18,7 @@ from benchmarks.peers.workload import DEFAULT, QUICK, parse_all
 from benchmarks.tables.peers import lines_of
 from codegen_edge.bundle.storage import replace_file
 
-RESULT = REPOSITORY / "benchmarks" / "results" / "peers.json"
+RESULTS = REPOSITORY / "benchmarks" / "results"
 MODELS = REPOSITORY / ".peers"
 
 
@@ -53,7 +53,8 @@ def main(
 ) -> None:
     """Run every system in interleaved rounds, print the tables and write the result."""
     presets = QUICK if quick else DEFAULT
-    path = out or (models / "quick.json" if quick else RESULT)
+    name = "peers.json" if settings["shape"] == "350M" else f"peers-{settings['shape']}.json"
+    path = out or (models / "quick.json" if quick else RESULTS / name)
     earlier: Mapping[str, Any] = {} if fresh or not path.is_file() else json.loads(path.read_bytes())
     last: Mapping[str, Any] = {}
 

@@ -99,7 +99,6 @@ def run(
         "threads": settings.threads,
         "rounds": settings.rounds,
         "is_quick": settings.is_quick,
-        "peers": {peer.name: {**asdict(peer), "versions": {}} for peer in PEERS.values()},
         "conversions": artifacts.conversions(),
         "groups": {},
     }
@@ -111,23 +110,24 @@ def run(
         result |= {"groups": dict(kept["groups"]), **kept["parts"]}
     reference = _reference(str(checkpoint), settings, say) if settings.workloads else {}
 
+    def save_all() -> None:
+        save(result | {"peers": _peers(result["groups"])})
+
     def save_group(group: str, found: dict[str, Any]) -> None:
         result["groups"][group] = found
         result["groups"] = {name: result["groups"][name] for name in GROUPS if name in result["groups"]}
-        for row in (row for each in result["groups"].values() for row in each["rows"].values() if row["peer"]):
-            result["peers"][row["peer"]]["versions"] |= row["versions"]
-        save(result)
+        save_all()
 
     for group in settings.workloads:
         on_found = partial(save_group, group)
         on_found(_group(group, settings, preparation, artifacts, reference, result["machine"], say, on_found))
     if settings.export_rounds:
         result["exports"] = measure_exports(artifacts, settings.export_rounds, on_turn=say)
-        save(result)
+        save_all()
     if settings.has_roofline:
         say("the roofline of our bundles")
         result["roofline"] = _roofline(artifacts, list(result["groups"]), settings.threads, say)
-        save(result)
+        save_all()
 
 
 def _group(
@@ -177,6 +177,14 @@ def _group(
         on_rounds=lambda rows, rounds: on_found(result_of(rows, rounds)),
     )
     return result_of(*found)
+
+
+def _peers(groups: Mapping[str, Any]) -> dict[str, Any]:
+    """How each peer is installed, and the versions that took part."""
+    found = {peer.name: {**asdict(peer), "versions": {}} for peer in PEERS.values()}
+    for row in (row for group in groups.values() for row in group["rows"].values() if row["peer"]):
+        found[row["peer"]]["versions"] |= row["versions"]
+    return found
 
 
 def kept_of(earlier: Mapping[str, Any], result: Mapping[str, Any]) -> dict[str, Any]:

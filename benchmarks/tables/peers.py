@@ -12,7 +12,7 @@ from benchmarks.peers.targets import NOT_MEASURED, TOO_NOISY, Judged, judge_targ
 from benchmarks.peers.workload import Workload
 from benchmarks.tables.common import load, nothing_yet, processor
 
-_RESULT = "peers.json"
+_RESULT, _LARGE_RESULT = "peers.json", "peers-2B.json"
 _MOST_COLUMNS = 4  # of workloads in one table
 
 
@@ -22,6 +22,13 @@ def peers_lines() -> list[str]:
         return nothing
     picture = "![Decode and prefill of every system](pictures/peers.svg)"
     return [picture, "", *lines_of(load(_RESULT))]
+
+
+def large_peers_lines() -> list[str]:
+    """The section about the 2B shape, for which there are no targets."""
+    if nothing := nothing_yet(_LARGE_RESULT, "python -m benchmarks.peers --shape 2B --groups int8"):
+        return nothing
+    return system_lines(load(_LARGE_RESULT))
 
 
 def speed_lines() -> list[str]:
@@ -38,7 +45,7 @@ def speed_lines() -> list[str]:
         f"Other programs on the same weights, token ids and threads: the {result['shape']} shape (random weights), a "
         f"prompt of {prompt_tokens} tokens, {result['rounds']} interleaved rounds in fresh processes, median "
         f"and range; {processor(result['machine'])}. Eight rows, a busy neighbour, versions, every target, missed ones "
-        "too, and what changed since that run, are in [performance](docs/performance.md#peers-beside-us):",
+        "too, are in [performance](docs/performance.md#peers-beside-us):",
         "",
         "| system | new tokens per second | time to first token | cold start to first token | peak memory |",
         "|---|---|---|---|---|",
@@ -61,6 +68,11 @@ def _short_cells(row: Mapping[str, Any], workload: Workload) -> list[str]:
 
 def lines_of(result: Mapping[str, Any]) -> list[str]:
     """The tables of a result."""
+    return [*system_lines(result), "", *_target_lines(result), "", *_peer_lines(result)]
+
+
+def system_lines(result: Mapping[str, Any]) -> list[str]:
+    """What every system did."""
     trial = "A trial with short workloads, no result. " if result["is_quick"] else ""
     lines = [
         f"{trial}The {result['shape']} shape, random weights, {result['threads']} threads, greedy; {result['rounds']} "
@@ -70,7 +82,6 @@ def lines_of(result: Mapping[str, Any]) -> list[str]:
     ]
     for group in result["groups"].values():
         lines += ["", *_group_lines(group)]
-    lines += ["", *_target_lines(result), "", *_peer_lines(result)]
     return lines
 
 
