@@ -16,6 +16,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from codegen_edge.bundle.model_config import ModelConfig
+from codegen_edge.exporter.blocks import num_traced, repeat_block
 from codegen_edge.exporter.checkpoint import Checkpoint
 
 OPSET = 21  # the newest that transformers.js, OpenVINO and onnxruntime-genai all read
@@ -72,13 +73,14 @@ def transformers_config(checkpoint: Checkpoint) -> Any:
 
 
 def fake_causal_lm(checkpoint: Checkpoint, attend: Attend, inputs: GraphInputs) -> Any:
-    """`CodeGenForCausalLM` with every attention swapped; call it under `FakeTensorMode`.
+    """`CodeGenForCausalLM` with every attention swapped, of the blocks that are traced; call it under `FakeTensorMode`.
 
     Its tanh-form GELU is swapped for torch's, which computes the same formula and traces to one operator.
     """
     from transformers import CodeGenForCausalLM
 
     config = transformers_config(checkpoint)
+    config.n_layer = num_traced(checkpoint.model.num_layers)
     config.tie_word_embeddings = False  # tied heads are stored twice: Gather and MatMul want two layouts
     model = CodeGenForCausalLM(config).eval()
     for layer, block in enumerate(model.transformer.h):
@@ -99,11 +101,13 @@ def call_without_cache(model: Any, input_ids: torch.Tensor) -> Any:
     )
 
 
-def trace(make_call: Callable[[], tuple[nn.Module, tuple[Any, ...], Any]]) -> ir.Model:
+def trace(make_call: Callable[[], tuple[nn.Module, tuple[Any, ...], Any]], num_layers: int) -> ir.Model:
     """Trace a module under `FakeTensorMode`: shapes and operators, no weights.
 
     Args:
-        make_call: gives the module, its example arguments and their dynamic shapes; called under the fake mode.
+        make_call: gives the module, its example arguments and their dynamic shapes; called under the fake mode. It has
+            `num_traced(num_layers)` blocks.
+        num_layers: blocks of the graph.
 
     Returns:
         The graph as torch translates it, not cleaned; its initializers have no values.
@@ -114,6 +118,7 @@ def trace(make_call: Callable[[], tuple[nn.Module, tuple[Any, ...], Any]]) -> ir
         onnx_program = torch.onnx.export(program, dynamo=True, opset_version=OPSET, optimize=False, verbose=False)
     assert onnx_program is not None
     model: ir.Model = onnx_program.model
+    repeat_block(model.graph, num_layers)
     return model
 
 

@@ -15,6 +15,7 @@ from codegen_edge.bundle import contract
 from codegen_edge.bundle.model_config import ModelConfig
 from codegen_edge.errors import UnsupportedModelError
 from codegen_edge.exporter import graph as graphs
+from codegen_edge.exporter.blocks import num_traced
 from codegen_edge.exporter.checkpoint import Checkpoint
 from codegen_edge.exporter.targets import TargetGraph
 from codegen_edge.exporter.targets.rotary import rotary_tables
@@ -50,13 +51,13 @@ def build_graph(checkpoint: Checkpoint, task: contract.Task) -> TargetGraph:
         mask = torch.zeros(batch_size, num_new + num_past, dtype=torch.int64)
         buffers = [
             tuple(torch.empty(batch_size, config.num_heads, num_past, config.head_dim) for _ in range(2))
-            for _ in range(config.num_layers)
+            for _ in range(num_traced(config.num_layers))
         ]
         buffer_shapes = [({0: batch, 2: past},) * 2 for _ in buffers]
         shapes = ({0: batch, 1: new}, {0: batch, 1: torch.export.Dim.AUTO}, buffer_shapes)
         return module, (ids, mask, buffers), shapes
 
-    model = trace(make_call)
+    model = trace(make_call, config.num_layers)
     transposed = graphs.clean(model, prefix="model.")
     _name_graph(model.graph, config, has_cache=has_cache)
     if has_cache:
@@ -70,7 +71,7 @@ class _Wrapper(nn.Module):
     def __init__(self, model: Any, config: ModelConfig, inputs: GraphInputs, *, has_cache: bool) -> None:
         super().__init__()
         self.model = model
-        self.num_layers = config.num_layers
+        self.num_layers = num_traced(config.num_layers)
         self.inputs = inputs
         self.has_cache = has_cache
         shape = (config.context_length, config.rotary_dim // 2)

@@ -18,6 +18,7 @@ from codegen_edge.bundle import contract
 from codegen_edge.bundle.model_config import ModelConfig
 from codegen_edge.errors import UnsupportedModelError
 from codegen_edge.exporter import graph as graphs
+from codegen_edge.exporter.blocks import num_traced
 from codegen_edge.exporter.checkpoint import Checkpoint
 from codegen_edge.exporter.targets import TargetGraph
 from codegen_edge.exporter.targets.rotary import rotary_tables
@@ -44,12 +45,12 @@ def build_graph(checkpoint: Checkpoint, task: contract.Task) -> TargetGraph:
         past_length = torch.zeros(batch_size, dtype=torch.int64)
         buffers = [
             tuple(torch.empty(batch_size, config.num_heads, capacity, config.head_dim) for _ in range(2))
-            for _ in range(config.num_layers)
+            for _ in range(num_traced(config.num_layers))
         ]
         shapes = ({0: batch, 1: new}, {0: batch}, [({0: batch, 2: length},) * 2 for _ in buffers])
         return module, (ids, past_length, buffers), shapes
 
-    model = trace(make_call)
+    model = trace(make_call, config.num_layers)
     transposed = graphs.clean(model, prefix="model.")
     model.graph.opset_imports[""] = _OPSET
     _name_graph(model.graph, config)
