@@ -34,6 +34,9 @@ def clean(model: ir.Model, *, prefix: str) -> set[str]:
         passes.CommonSubexpressionEliminationPass(),
     )(model)
     model.metadata_props.clear()
+    computed = (value for node in graph for value in node.outputs)
+    for value in (*graph.inputs, *graph.initializers.values(), *computed):
+        value.metadata_props.clear()  # which the pass leaves
     _remove_shape_keepers(graph)
     transposed = _fold_weight_transposes(graph)
     ir.passes.Sequential(

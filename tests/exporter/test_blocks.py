@@ -55,6 +55,7 @@ def test_every_depth_has_its_blocks(make_checkpoint: MakeCheckpoint, layers: int
     assert [value.name for node in attentions for value in node.inputs[3:5] if value is not None] == pasts
     assert {f"transformer.h.{layer}.ln_1.weight" for layer in range(layers)} <= graph.initializers.keys()
     assert f"transformer.h.{layers}.ln_1.weight" not in graph.initializers
+    assert not any(value.metadata_props for node in graph for value in (*node.inputs, *node.outputs) if value)
 
 
 def weights_of(target: TargetGraph) -> list[str]:
