@@ -27,7 +27,7 @@ MODELS = REPOSITORY / ".peers"
 @click.option("--shape", default="350M", show_default=True, help="Of benchmarks.random_checkpoint; 2B where it fits.")
 @click.option("--groups", default=",".join(GROUPS), show_default=True, help="Precisions, with commas; may be empty.")
 @click.option("--workloads", help="For all groups instead of their own, as 128+64,8x128+16,128+32@1.")
-@click.option("--only", default="", help="Systems whose names hold this, and our own first one.")
+@click.option("--only", default="", help="Systems whose names hold one of these, with commas, and our first.")
 @click.option("--rounds", type=click.IntRange(min=2), help="[default: 3, or 2 with --quick]")
 @click.option("--threads", default=2, show_default=True)
 @click.option("--models", type=click.Path(path_type=Path), default=MODELS, help="Converted models are kept there.")
@@ -49,6 +49,7 @@ def main(
     roofline: bool | None,
     out: Path | None,
     fresh: bool,
+    only: str,
     **settings: Any,
 ) -> None:
     """Run every system in interleaved rounds, print the tables and write the result."""
@@ -74,6 +75,7 @@ def main(
             export_rounds=(0 if quick else 2) if export_rounds is None else export_rounds,
             has_roofline=not quick if roofline is None else roofline,
             is_quick=quick,
+            only=only.split(",") if only else (),
             **settings,
         )
     except ValueError as exc:

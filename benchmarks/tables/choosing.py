@@ -11,23 +11,27 @@ from benchmarks.peers.workload import Workload
 from benchmarks.tables.common import load, processor
 from codegen_edge.evaluation.quality.intervals import shown_interval
 
-_VARIANTS = {"int8": "int8", "int8-dynamic": "int8-dynamic", "int4": "int4 (default)"}
+_VARIANTS = {
+    "int8": "int8",
+    "int8, int8 KV cache": "int8, int8 KV cache",
+    "int8-dynamic": "int8-dynamic",
+    "int4": "int4 (default)",
+}
 
 
 def precision_table() -> list[str]:
     """Size, quality, memory and speed of our own bundles on a processor."""
     result, quality = load("peers.json"), load("quantization.json")["quality"]["variants"]
     damage = {row["variant"]: row for row in quality}
+    ours = _ours(result)
+    most_bytes = max(row["file_bytes"] for _, row, _ in ours)
     rows = []
-    for name, row, workload in _ours(result):
-        cost = damage.get(_VARIANTS.get(name, ""))
+    for name, row, workload in ours:
         times = row["times"]
         cells = [
             name,
-            "1" if cost is None else f"{cost['size_ratio']:.2f}",
-            "none"
-            if cost is None
-            else f"{cost['perplexity_loss']:+.2%}{shown_interval(cost['perplexity_loss_interval'], '+.2%')}",
+            f"{row['file_bytes'] / most_bytes:.2f}",
+            _loss(name, damage),
             f"{Spread.of(times[PEAK_RSS]).median / 1e6:,.0f} MB",
             f"{1000 * Spread.of(times[first_token(workload)]).median:.0f} ms",
             f"{1 / Spread.of(times[step(workload)]).median:.0f}",
@@ -42,6 +46,15 @@ def precision_table() -> list[str]:
         "|---|---|---|---|---|---|",
         *rows,
     ]
+
+
+def _loss(name: str, damage: Mapping[str, Mapping[str, Any]]) -> str:
+    if name == "fp32":
+        return "none"
+    cost = damage.get(_VARIANTS.get(name, ""))
+    if cost is None:
+        return "not measured"
+    return f"{cost['perplexity_loss']:+.2%}{shown_interval(cost['perplexity_loss_interval'], '+.2%')}"
 
 
 def _ours(result: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any], Workload]]:

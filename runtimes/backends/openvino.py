@@ -31,7 +31,7 @@ from codegen_edge.runtimes.step_input import check_step
 NAME = "openvino"
 DEFAULT_DEVICE = "CPU"
 
-_ACTIVATION_BLOCK = 32  # activations that share a scale; the default of our schemes' weights, too
+_ACTIVATION_BLOCK = 32  # activations that share a scale: as few as the smallest block of our schemes' weights
 _POLL_MS = 5  # between two looks at whether a step in flight was interrupted
 _MOST_MESSAGE = 300  # characters of openvino's message that an error of ours repeats
 _PLACE = re.compile(r"Exception from |Check .* failed at ")  # lines of an error that name openvino's source
