@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import shown_ratio
-from benchmarks.peers.chart import peers_chart
+from benchmarks.peers.chart import peers_chart, roofline_chart
 from benchmarks.tables import (
     calibration,
     choosing,
@@ -48,6 +48,7 @@ PAGES = (
 )
 PICTURE = REPOSITORY / "docs" / "export_memory.svg"
 PEERS_PICTURE = REPOSITORY / "docs" / "pictures" / "peers.svg"
+ROOFLINE_PICTURE = PEERS_PICTURE.with_name("roofline.svg")
 START, END = "<!-- results:", "<!-- end of results -->"
 
 
@@ -268,3 +269,4 @@ if __name__ == "__main__":
     draw()
     if (RESULTS / "peers.json").is_file():
         PEERS_PICTURE.write_text(f"{peers_chart(load('peers.json'))}\n")
+        ROOFLINE_PICTURE.write_text(f"{roofline_chart(load('peers.json'))}\n")

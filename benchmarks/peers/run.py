@@ -15,6 +15,7 @@ from typing import Any
 from benchmarks.harness import Rounds
 from benchmarks.machine import describe_machine
 from benchmarks.peers.artifacts import Artifacts, ConversionError
+from benchmarks.peers.chart import ROOFLINE_ROUNDS
 from benchmarks.peers.exports import measure_exports
 from benchmarks.peers.measuring import Outcome, measure
 from benchmarks.peers.peer import PEERS
@@ -231,17 +232,20 @@ def _reference(checkpoint: str, settings: Settings, say: Say) -> dict[str, Refer
     return reference_of(json.loads(done.stdout.splitlines()[-1]))
 
 
-def _roofline(artifacts: Artifacts, precisions: Sequence[str], threads: int, say: Say) -> dict[str, dict[str, float]]:
-    """By precision, the share of the nearer limit in the decode of our bundle, by `codegen-edge bench`."""
+def _roofline(artifacts: Artifacts, precisions: Sequence[str], threads: int, say: Say) -> dict[str, dict[str, Any]]:
+    """By precision, speed and shares of the limits of our bundle, by `codegen-edge bench`."""
     try:
         paths = [artifacts.path(f"ours-{precision}") for precision in precisions]
-        result = bench(paths, SpeedSettings(rounds=2, threads=threads))
+        result = bench(paths, SpeedSettings(rounds=ROOFLINE_ROUNDS, threads=threads))
     except (ConversionError, CodegenEdgeError) as exc:
         say(f"no roofline: {exc}")
         return {}
     found = {}
     for precision, each in zip(precisions, result.bundles, strict=True):
         if each.roofline is not None:
-            limits = (each.roofline.decode_of_memory, each.roofline.decode_of_products)
-            found[precision] = max(limits, key=lambda spread: spread.median).to_dict()
+            found[precision] = {
+                "roofline": each.roofline.to_dict(),
+                "decode_tokens_per_second": each.decode_tokens_per_second.to_dict(),
+                "prefill_tokens_per_second": each.prefill_tokens_per_second.to_dict(),
+            }
     return found

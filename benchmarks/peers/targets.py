@@ -177,8 +177,11 @@ def _own_targets(name: str, row: Mapping[str, Any], group: Group) -> Iterator[Ju
 def _roofline(precision: str, result: Mapping[str, Any]) -> Judged:
     what, ours = f"decode {precision}, share of the roofline", f"codegen-edge {precision}"
     start = Judged(what=what, ours=ours, wanted=_ROOFLINE[precision])
-    share = result.get("roofline", {}).get(precision)
-    return start if share is None else _verdict(start, Spread(**share), "")
+    found = result.get("roofline", {}).get(precision)
+    if found is None:
+        return start
+    limits = (Spread(**found["roofline"][f"decode_of_{limit}"]) for limit in ("memory", "products"))
+    return _verdict(start, max(limits, key=lambda share: share.median), "")
 
 
 def _exports(result: Mapping[str, Any]) -> Iterator[Judged]:

@@ -20,8 +20,12 @@ def peers_lines() -> list[str]:
     """The section of docs/performance.md."""
     if nothing := nothing_yet(_RESULT, "make peers bench-peers"):
         return nothing
-    picture = "![Decode and prefill of every system](pictures/peers.svg)"
-    return [picture, "", *lines_of(load(_RESULT))]
+    pictures = [
+        "![Decode and prefill of every system](pictures/peers.svg)",
+        "",
+        "![Our bundles and the limits of the machine](pictures/roofline.svg)",
+    ]
+    return [*pictures, "", *lines_of(load(_RESULT))]
 
 
 def large_peers_lines() -> list[str]:
@@ -52,6 +56,8 @@ def speed_lines() -> list[str]:
         *rows,
         "",
         "![Decode and prefill of every system](docs/pictures/peers.svg)",
+        "",
+        "![Our bundles and the limits of the machine](docs/pictures/roofline.svg)",
     ]
 
 

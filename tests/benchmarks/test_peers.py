@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from benchmarks.harness import Rounds, Spread
+from benchmarks.peers.chart import roofline_chart
 from benchmarks.peers.environments import NotInstalledError, python_of
 from benchmarks.peers.measuring import COLD_START, LOAD, PEAK_RSS, Outcome, figures_of, first_token, measure, step
 from benchmarks.peers.result import group_result
@@ -364,3 +365,20 @@ def test_rows_keep_the_versions_of_what_ran() -> None:
     assert isinstance(rows["ours"], Row)
     assert rows["ours"].versions == {"fake": "1.0"}
     assert not any(math.isnan(value) for value in outcome().figures.values())
+
+
+def test_the_nearer_limit_is_the_share_of_the_roofline_and_the_picture_shows_both() -> None:
+    def spread(value: float) -> dict[str, float]:
+        return {"median": value, "low": value, "high": value}
+
+    amounts = ("decode_bytes", "decode_multiplications", "prefill_bytes", "prefill_multiplications")
+    shares = {"decode_of_memory": 0.6, "decode_of_products": 0.2, "prefill_of_memory": 0.1}
+    shares |= {"prefill_of_products": 0.9, "prefill_of_fastest": 0.3}
+    roofline = {**dict.fromkeys(amounts, 1.0), **{name: spread(share) for name, share in shares.items()}}
+    rates = {"decode_tokens_per_second": spread(30.0), "prefill_tokens_per_second": spread(300.0)}
+    result = result_of() | {"roofline": {"int8": {"roofline": {**roofline, "is_cached": False}, **rates}}}
+    found = next(each for each in judge_targets(result) if each.what == "decode int8, share of the roofline")
+    assert (found.ratio, found.verdict) == (Spread(0.6, 0.6, 0.6), "missed")
+    picture = roofline_chart(result)
+    assert "60% decode: memory" in picture
+    assert "90% prefill: products" in picture
