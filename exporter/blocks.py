@@ -1,8 +1,8 @@
 """A trace of three blocks becomes the graph of as many as the model has.
 
-torch takes about a second per block, and CodeGen's blocks differ in nothing but their weights. So of a deeper model the
+torch's time grows with every block, and CodeGen's blocks differ in nothing but their weights. So of a deeper model the
 first block, one in the middle and the last are traced, and the one in the middle is repeated. The result is the graph
-that a trace of all blocks gives, node by node, which tests/exporter/test_blocks.py shows.
+that a trace of all blocks gives, value by value, which tests/exporter/test_blocks.py shows.
 """
 
 from __future__ import annotations

@@ -39,7 +39,8 @@ def precision_table() -> list[str]:
         rows.append(f"| {' | '.join(cells)} |")
     return [
         f"Runtime `cpu`, the {result['shape']} shape, a prompt of 128 tokens; {processor(result['machine'])}. "
-        "Perplexity is that of the checkpoint that ships:",
+        "fp32, int8 and int4 are runs of their own on a machine whose speed drifts ([performance]"
+        "(performance.md#peers-beside-us) has the ranges). Perplexity is that of the checkpoint that ships:",
         "",
         "| precision | size relative to fp32 | perplexity | peak memory | time to first token "
         "| new tokens per second |",

@@ -48,7 +48,8 @@ def speed_lines() -> list[str]:
     return [
         f"Other programs on the same weights, token ids and threads: the {result['shape']} shape (random weights), a "
         f"prompt of {prompt_tokens} tokens, {result['rounds']} interleaved rounds in fresh processes, median "
-        f"and range; {processor(result['machine'])}. Eight rows, a busy neighbour, versions, every target, missed ones "
+        f"and range; {processor(result['machine'])}. Each precision is a run of its own: compare "
+        "within it. Eight rows, a busy neighbour, versions, every target, missed ones "
         "too, are in [performance](docs/performance.md#peers-beside-us):",
         "",
         "| system | new tokens per second | time to first token | cold start to first token | peak memory |",
@@ -83,7 +84,7 @@ def system_lines(result: Mapping[str, Any]) -> list[str]:
     lines = [
         f"{trial}The {result['shape']} shape, random weights, {result['threads']} threads, greedy; {result['rounds']} "
         f"interleaved rounds, every system in a fresh process, median and range; {processor(result['machine'])}. "
-        "Each cell: new tokens per second of all rows; time to first token. "
+        "Each cell: new tokens per second of all rows; time to first token. Each table is a run of its own. "
         "`onnxruntime on our …` is the same graph without our generation loop.",
     ]
     for group in result["groups"].values():

@@ -44,6 +44,20 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return runtimes
 
 
+@pytest.fixture
+def is_open(monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Set when a runtime has been opened."""
+    event = threading.Event()
+
+    def open_and_say(*arguments: Any, **options: Any) -> Any:
+        runtime = open_runtime(*arguments, **options)
+        event.set()
+        return runtime
+
+    monkeypatch.setattr(model_module, "open_runtime", open_and_say)
+    return event
+
+
 def test_altered_weights_are_found_after_the_runtime_read_them(
     tiny_bundle: Bundle, altered: Path, opened: list[Any]
 ) -> None:
@@ -77,22 +91,16 @@ def test_another_error_stays_what_it_is(tiny_bundle: Bundle, monkeypatch: pytest
 
 
 def test_runtime_opens_while_the_weights_are_compared(
-    tiny_bundle: Bundle, opened: list[Any], monkeypatch: pytest.MonkeyPatch
+    tiny_bundle: Bundle, is_open: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compare, is_open = file_check._compare, threading.Event()
+    compare = file_check._compare
 
     def compare_late(file: Any, held: Any, name: str, record: Any) -> None:
         if name == contract.WEIGHTS_FILE:
             assert is_open.wait(60)
         compare(file, held, name, record)
 
-    def open_and_say(*arguments: Any, **options: Any) -> Any:
-        runtime = open_runtime(*arguments, **options)
-        is_open.set()
-        return runtime
-
     monkeypatch.setattr(file_check, "_compare", compare_late)
-    monkeypatch.setattr(model_module, "open_runtime", open_and_say)
     with load_model(tiny_bundle.path) as model:
         assert model.generate("def f", max_new_tokens=2).text
 
@@ -111,9 +119,9 @@ def test_weights_that_cannot_be_read_are_named(tiny_bundle: Bundle, monkeypatch:
 
 
 def test_weights_that_were_put_right_before_they_were_compared_are_refused(
-    tiny_bundle: Bundle, altered: Path, monkeypatch: pytest.MonkeyPatch
+    tiny_bundle: Bundle, altered: Path, is_open: threading.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    compare, is_open = file_check._compare, threading.Event()
+    compare = file_check._compare
 
     def compare_late(file: Any, held: Any, name: str, record: Any) -> None:
         if name == contract.WEIGHTS_FILE:
@@ -121,13 +129,7 @@ def test_weights_that_were_put_right_before_they_were_compared_are_refused(
             (altered / name).write_bytes((tiny_bundle.path / name).read_bytes())
         compare(file, held, name, record)
 
-    def open_and_say(*arguments: Any, **options: Any) -> Any:
-        runtime = open_runtime(*arguments, **options)
-        is_open.set()
-        return runtime
-
     monkeypatch.setattr(file_check, "_compare", compare_late)
-    monkeypatch.setattr(model_module, "open_runtime", open_and_say)
     with pytest.raises(IntegrityError, match="was changed while it was read"):
         load_model(altered)
 
