@@ -18,7 +18,6 @@ def main() -> NoReturn:
     signal.signal(signal.SIGINT, _end_at_once)
     from codegen_edge.cli import main as run
 
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     run()
 
 

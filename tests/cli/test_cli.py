@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -25,6 +24,7 @@ from codegen_edge.exporter import export_checkpoint, locate_checkpoint
 from codegen_edge.exporter.random_checkpoint import ModelShape
 from tests.cli.running import Run
 from tests.conftest import MakeCheckpoint
+from tests.processes import cpu_seconds, needs_proc
 
 
 def test_tour_from_checkpoint_to_text(run: Run, tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -231,7 +231,7 @@ def test_base_needs_no_heavy_package(statement: str) -> None:
     assert not heavy & loaded_modules(statement)
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc to see that prefill is under way")
+@needs_proc
 @pytest.mark.quiet
 def test_ctrl_c_in_a_long_prefill_ends_within_a_second(make_checkpoint: MakeCheckpoint, tmp_path: Path) -> None:
     shape = ModelShape(n_layer=12, n_embd=512, n_head=8, rotary_dim=32, vocab_size=640, n_positions=2048)
@@ -254,11 +254,6 @@ def test_ctrl_c_in_a_long_prefill_ends_within_a_second(make_checkpoint: MakeChec
     assert time.perf_counter() - interrupted_at < 1
     assert process.returncode == 130
     assert (stdout, stderr.strip()) == ("", "interrupted")
-
-
-def cpu_seconds(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def test_logits_that_are_nan_end_in_code_2_and_name_the_step(run: Run, bundle_copy: Bundle) -> None:

@@ -167,6 +167,24 @@ def test_ctrl_c_while_the_command_line_is_imported_is_one_line() -> None:
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
 
 
+@pytest.mark.parametrize(("word", "code"), [("--version", 0), ("--unknown", 2)])
+def test_ctrl_c_after_the_end_leaves_the_exit_code(word: str, code: int) -> None:
+    program = (
+        "import atexit, os, signal, sys\n"
+        "class Interrupting:\n"
+        "    def __del__(self, kill=os.kill, pid=os.getpid(), number=int(signal.SIGINT)):\n"
+        "        kill(pid, number)\n"
+        "atexit.register(Interrupting().__del__)\n"
+        "sys.last = Interrupting()  # goes when the interpreter has taken its handlers back\n"
+        "from codegen_edge.__main__ import main\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program, word], capture_output=True, text=True, check=False)
+    assert done.returncode == code
+    assert "Traceback" not in done.stderr
+    assert "interrupted" not in done.stderr
+
+
 def test_a_reader_that_went_away_is_no_error(tiny_bundle: Bundle) -> None:
     command = [sys.executable, "-m", "codegen_edge", "generate", str(tiny_bundle.path), "--prompt", "a", "-q"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:

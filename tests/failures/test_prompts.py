@@ -29,6 +29,8 @@ from codegen_edge.generation.request import Request
 from codegen_edge.generation.text import Cut
 from codegen_edge.runtimes.backends.scripted import ScriptedRuntime, script_of_tokens
 from codegen_edge.tokenizer import Tokenizer
+from tests.cli.running import run_main
+from tests.processes import children_of, cpu_seconds, needs_proc, wait_until
 
 SOON = 3.0  # seconds, on a busy machine; each takes milliseconds
 MOST_GROWTH_BYTES = 300 * 2**20
@@ -190,19 +192,13 @@ def test_closed_stdin_is_one_line(tiny_bundle: Bundle) -> None:
 def test_memory_that_ends_while_generating_is_one_line(
     tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from codegen_edge import cli
-
     def fail(*_: object, **__: object) -> None:
         raise MemoryError
 
     monkeypatch.setattr("codegen_edge.generation.model.GenerationLoop", fail)
-    monkeypatch.setattr(sys, "argv", ["codegen-edge", "generate", str(tiny_bundle.path), "--prompt", "x"])
-    with pytest.raises(SystemExit) as exit_info:
-        cli.main()
-    error = capsys.readouterr().err
-    assert exit_info.value.code == 3
-    assert error.startswith("error: there is not enough memory")
-    assert error.count("\n") == 1
+    done = run_main(monkeypatch, capsys, "generate", tiny_bundle.path, "--prompt", "x")
+    assert done.code == 3
+    assert done.error.startswith("error: there is not enough memory")
 
 
 # Patterns that backtrack --------------------------------------------------------------------------------------------
@@ -230,12 +226,13 @@ def test_codegens_own_rules_need_no_process() -> None:
     assert not any(map(may_backtrack, patterns))
 
 
+@needs_proc
 def test_ctrl_c_ends_truncate_before_that_backtracks(tiny_bundle: Bundle) -> None:
     # Any text of a few characters meets it; with more than 20 it takes hours.
     arguments = command(tiny_bundle.path, "--prompt", "def f():", "--truncate-before", r"(?s)(.|.|.)*\Z(?<!.)")
     arguments[-1] = "100"
     with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
-        time.sleep(2.5)  # to start it and to load the model
+        wait_until(lambda: any(cpu_seconds(child) > 0.2 for child in children_of(process.pid)))  # it searches
         started_at = time.perf_counter()
         process.send_signal(signal.SIGINT)
         try:

@@ -80,13 +80,16 @@ def main() -> NoReturn:
             signal.signal(number, _exit_on_signal)
     running = Running()
     try:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         code = cli.main(prog_name="codegen-edge", standalone_mode=False, obj=running)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the command is done: Ctrl-C changes its exit code no more
     except SystemExit as exc:
         if exc.code != 1:  # a signal's
             raise
         code = NO_READER  # click's own end after a broken pipe, and the only exit with 1 that is no result of ours
     # The last line of defence: whatever a library below us raises ends in one line as well.
     except BaseException as exc:  # noqa: BLE001
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         code = end_of(exc, running)
     sys.exit(code)
 

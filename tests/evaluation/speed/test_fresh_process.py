@@ -6,8 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -16,36 +14,9 @@ from codegen_edge.errors import BackendError, BundleError, InvalidInputError
 from codegen_edge.evaluation.speed import fresh_process
 from codegen_edge.evaluation.speed.fresh_process import measure_once, task_of
 from codegen_edge.evaluation.speed.settings import SpeedSettings
+from tests.processes import children_of, is_running, needs_proc, wait_until
 
 SMALL = SpeedSettings(prompt_tokens=16, new_tokens=8, rounds=2, threads=1)
-needs_proc = pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="finds processes in /proc")
-
-
-def children_of(pid: int) -> list[int]:
-    """Living processes whose parent is `pid`."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue  # it ended meanwhile
-        if int(fields[1]) == pid and fields[0] != "Z":
-            found.append(int(stat.parent.name))
-    return found
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def wait_until(condition: Any, seconds: float = 60) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "it did not come to be"
-        time.sleep(0.02)
 
 
 def test_a_process_is_fresh_and_gone_afterwards(tiny_bundle: Bundle) -> None:

@@ -22,22 +22,23 @@ from codegen_edge.generation.model import Model
 from codegen_edge.server.engine import Engine, Job
 from codegen_edge.server.http.protocol import protocol_with_limit
 from codegen_edge.server.http.streams import EventStream
-from tests.server.dialects.recorded import listening
+from tests.server.dialects.recorded import listening, slow_steps
 from tests.server.http.conftest import serving
 from tests.server.http.test_process import connect, running
 
 
-def test_request_without_a_slot_in_time_is_504(model: Model) -> None:
+def test_request_without_a_slot_in_time_is_504(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     with serving(model, slots=1, queue_seconds=0.3) as client:
         long = {"prompt": "def f():", "max_tokens": 400, "ignore_eos": True, "temperature": 0}
         busy = threading.Thread(target=client.post, args=("/v1/completions",), kwargs={"json": long})
-        busy.start()
         state = client.app.state  # type: ignore[attr-defined]
-        while not state.served[0].engine.snapshot().running:
-            time.sleep(0.01)
-        for body in ({"prompt": "x"}, {"prompt": "x", "stream": True}):
-            answer = client.post("/v1/completions", json=body)
-            assert (answer.status_code, answer.json()["error"]["code"]) == (504, "queue_timeout")
+        with slow_steps(monkeypatch, model, 0.05):
+            busy.start()
+            while not state.served[0].engine.snapshot().running:
+                time.sleep(0.01)
+            for body in ({"prompt": "x"}, {"prompt": "x", "stream": True}):
+                answer = client.post("/v1/completions", json=body)
+                assert (answer.status_code, answer.json()["error"]["code"]) == (504, "queue_timeout")
         busy.join()
         assert state.served[0].engine.snapshot().waiting == 0
 

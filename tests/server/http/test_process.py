@@ -164,7 +164,7 @@ def test_openai_package_tries_again_when_the_queue_was_full(url: str) -> None:
 
 def test_terminated_server_ends_what_runs_and_takes_nothing_new(trained_bundle: Bundle) -> None:
     with running(trained_bundle) as (url, process), connect(url) as client:
-        client.sendall(request(max_tokens=400, ignore_eos=True, stream=True))
+        client.sendall(request(**LONG | {"max_tokens": 1000}, stream=True))
         wait_for(url, (1, 0))
         process.send_signal(signal.SIGTERM)
         until = time.monotonic() + 10
