@@ -13,10 +13,13 @@ from benchmarks.tables import (
     choosing,
     evaluation,
     exactness,
+    int4_methods,
     large,
     neighbours,
     openvino,
+    own_kernel,
     peers,
+    prefill_chunks,
     serving,
     trust,
 )
@@ -79,6 +82,8 @@ def render(page: Path) -> str:
         SERVING_PAGE: ((serving.serve_lines,),),
         PERFORMANCE_PAGE: (
             (serving.kernel_lines,),
+            (prefill_chunks.chunk_lines,),
+            (own_kernel.kernel_lines,),
             (neighbours.neighbour_lines,),
             (peers.peers_lines,),
             (peers.large_peers_lines,),
@@ -87,7 +92,7 @@ def render(page: Path) -> str:
         OPENVINO_PAGE: ((openvino.openvino_lines,),),
         SECURITY_PAGE: ((trust.trust_lines,),),
         CHOOSING_PAGE: ((choosing.precision_table,),),
-        QUANTIZE_PAGE: ((calibration.calibration_lines,),),
+        QUANTIZE_PAGE: ((calibration.calibration_lines, int4_methods.method_lines),),
         EVALUATION_PAGE: (
             (
                 evaluation.precision_lines,

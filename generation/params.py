@@ -80,7 +80,8 @@ class GenerationParams:
         max_seconds: a row ends with what it has after this time, counted from the start of the prefill.
         prompt_overflow: what becomes of a prompt that leaves less than `max_new_tokens` of the context: "refuse" it
             only when no room is left at all, or "cut-left" its beginning.
-        prefill_chunk: most tokens of a prompt in one step; bounds memory and the time to a cancellation's effect.
+        prefill_chunk: most tokens of a prompt in one step; bounds memory and the time to a cancellation's effect. None
+            takes what the runtime reads fastest.
 
     Raises:
         InvalidInputError: from the constructor, naming the parameter that is out of range.
@@ -115,7 +116,7 @@ class GenerationParams:
     single_block: bool = False
     max_seconds: float | None = None
     prompt_overflow: PromptOverflow = "refuse"
-    prefill_chunk: int = 512
+    prefill_chunk: int | None = None
 
     def __post_init__(self) -> None:
         self._check_numbers()
@@ -129,15 +130,13 @@ class GenerationParams:
             ("min_new_tokens", 0),
             ("top_k", 0),
             ("no_repeat_ngram_size", 0),
-            ("prefill_chunk", 1),
         ):
             _require_int(name, getattr(self, name), lowest=lowest)
         for name in ("n", "num_beams"):
             _require_int(name, getattr(self, name), lowest=1, highest=_MOST_ROWS)
-        if self.top_logprobs is not None:
-            _require_int("top_logprobs", self.top_logprobs, lowest=0)
-        if self.seed is not None:
-            _require_int("seed", self.seed, lowest=0, highest=_MAX_SEED)
+        for name, lowest, highest in (("top_logprobs", 0, _MOST), ("prefill_chunk", 1, _MOST), ("seed", 0, _MAX_SEED)):
+            if getattr(self, name) is not None:
+                _require_int(name, getattr(self, name), lowest=lowest, highest=highest)
         for name, largest in (
             ("presence_penalty", _LARGEST),
             ("frequency_penalty", _LARGEST),

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from codegen_edge.errors import CancelledError
 from codegen_edge.generation.cancel import CancelToken
-from codegen_edge.generation.params import FinishReason
+from codegen_edge.generation.params import FinishReason, GenerationParams
 from codegen_edge.generation.request import Request
 from codegen_edge.runtimes import check_logits
 from codegen_edge.runtimes.runtime import KVCache, Logits, Runtime, TokenIds
@@ -20,6 +20,7 @@ from codegen_edge.runtimes.runtime import KVCache, Logits, Runtime, TokenIds
 OnPrefill = Callable[[int, int], None]
 """Called with the prompt tokens that are read, and those to read."""
 
+_CHUNK = 512  # tokens, for runtimes that name no number
 _LEAST_CHUNK = 16  # tokens of a chunk under a time budget; a smaller one costs hardly less time
 _PACE_MEMORY = 0.5  # share of the seconds per token that one more chunk leaves
 
@@ -45,6 +46,13 @@ class Pace:
         if self.seconds_per_token is None:
             return min(_LEAST_CHUNK, most)
         return max(min(_LEAST_CHUNK, most), min(most, int(seconds / self.seconds_per_token / num_rows)))
+
+
+def prefill_chunk(runtime: Runtime, params: GenerationParams) -> int:
+    """Most tokens of a prompt in one step."""
+    if params.prefill_chunk is not None:
+        return params.prefill_chunk
+    return int(getattr(runtime, "prefill_chunk", _CHUNK))
 
 
 class PromptGroup:
@@ -190,7 +198,7 @@ class Prefill:
         if group.is_begun and self.deadline is not None and now >= self.deadline:
             self._end(group, "deadline")
             return
-        most = self.request.params.prefill_chunk
+        most = prefill_chunk(runtime, self.request.params)
         chunk = most if until is None else pace.chunk(until - now, len(group.numbers), most)
         try:
             num_tokens = group.read(runtime, capacity, chunk, [each for each in (cancel, self.cancel) if each])

@@ -15,7 +15,12 @@ from codegen_edge.errors import InvalidInputError
 from codegen_edge.ort_session import open_session
 from codegen_edge.quantization.matrices import Matrix, find_matrices
 
-_MOST_TOKENS = 131_072  # bounds the time; all of the text that ships, 32 tokens for every input of a matrix of 4,096
+# A long text is read in part, at places spread over all of it: as many tokens as make this many multiplications, which
+# takes minutes, but no fewer than four for every input of the widest matrix. More lowered the loss of the trained
+# checkpoint within its interval only (benchmarks/results/calibration.json; its widest matrix has 1,024 inputs).
+_MOST_TOKENS = 131_072
+_MULTIPLICATIONS = 4 * 10**12
+_TOKENS_OF_AN_INPUT = 4
 _TOKENS_A_RUN = 512  # bounds the memory of the intermediate values
 _MOMENT_BYTES = 2_000_000_000  # of second moments kept at once; a larger model is run several times
 
@@ -36,9 +41,11 @@ class Calibration:
         self._bundle = bundle
         self._threads = threads
         length = min(_TOKENS_A_RUN, bundle.manifest.model.context_length)
-        self._windows = list(_cut(documents, length))
-        if not self._windows:
+        windows = [part for document in documents for part in _cut(document, length)]
+        if not windows:
             raise InvalidInputError("the calibration text has no tokens")
+        matrices = [each for each in find_matrices(read_model(bundle).graph) if each.kind != "embedding"]
+        self._windows = _spread(windows, most_tokens(matrices))
         self._moments: dict[str, NDArray[np.float32]] = {}
 
     @property
@@ -90,11 +97,16 @@ class Calibration:
             graph, folder = session_source(self._bundle, model)
             session = open_session(graph, self._threads, weights_folder=folder)
         sums: dict[str, NDArray[np.float64]] = {}
+        products: dict[int, NDArray[np.float32]] = {}  # by K, used again: new memory costs time
         for window in self._windows:
             for name, values in zip(inputs, session.run(list(inputs), self._feed(window)), strict=True):
                 rows = values[0]  # [T, K]
-                product_ = rows.T @ rows
-                sums[name] = sums[name] + product_ if name in sums else product_.astype(np.float64)
+                products.setdefault(rows.shape[1], np.empty((rows.shape[1],) * 2, np.float32))
+                product_ = np.matmul(np.ascontiguousarray(rows.T), rows, out=products[rows.shape[1]])
+                if name in sums:
+                    sums[name] += product_
+                else:
+                    sums[name] = product_.astype(np.float64)
         means = {name: (total / self.num_tokens).astype(np.float32) for name, total in sums.items()}
         return {matrix.name: means[str(matrix.node.inputs[0].name)] for matrix in matrices if matrix.node.inputs[0]}
 
@@ -112,16 +124,23 @@ def _places(num_layers: int) -> Iterator[tuple[int, contract.KVPart]]:
     return product(range(num_layers), contract.KV_PARTS)
 
 
-def _cut(documents: Sequence[NDArray[np.int64]], length: int) -> Iterator[NDArray[np.int64]]:
-    """Windows of up to `length` tokens, each of one text, until there are enough of them."""
-    taken = 0
-    for document in documents:
-        for start in range(0, len(document), length):
-            if taken >= _MOST_TOKENS:
-                return
-            window = document[start : start + length]
-            taken += len(window)
-            yield window
+def most_tokens(matrices: Sequence[Matrix]) -> int:
+    """Tokens of a calibration text that are read, of a model with these matrices."""
+    multiplications = sum(matrix.rows * matrix.columns for matrix in matrices)
+    enough = _TOKENS_OF_AN_INPUT * max(matrix.columns for matrix in matrices)
+    return min(_MOST_TOKENS, max(enough, _MULTIPLICATIONS // multiplications))
+
+
+def _cut(document: NDArray[np.int64], length: int) -> list[NDArray[np.int64]]:
+    """Windows of up to `length` tokens."""
+    return [document[start : start + length] for start in range(0, len(document), length)]
+
+
+def _spread(windows: Sequence[NDArray[np.int64]], num_tokens: int) -> list[NDArray[np.int64]]:
+    """All windows, or as many as hold about `num_tokens`, at equal distances."""
+    total = sum(map(len, windows))
+    count = max(1, min(len(windows), len(windows) * num_tokens // total))
+    return [windows[place] for place in np.linspace(0, len(windows) - 1, count, dtype=np.int64)]
 
 
 def _that_fit(matrices: Sequence[Matrix]) -> list[Matrix]:

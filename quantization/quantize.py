@@ -170,7 +170,11 @@ def quantize_bundle(
             parity=None,
         )
         report = QuantizationReport(
-            scheme=options.scheme, options=options.to_report(), tensors=tuple(tensors), budget=budget
+            scheme=options.scheme,
+            options=options.to_report(),
+            tensors=tuple(tensors),
+            budget=budget,
+            calibration_tokens=None if calibration is None else calibration.num_tokens,
         )
         staged = writer.staged(manifest)
         if measure is not None:

@@ -77,6 +77,7 @@ class QuantizationReport:
         tensors: one entry for each matrix, in the order of the file.
         damage: what it did to the model (`evaluation/quality/damage.py`), or None when that was not measured.
         budget: how a budget was met, or None.
+        calibration_tokens: that the float model read, a long text's in part; None without calibration.
     """
 
     scheme: str
@@ -84,6 +85,7 @@ class QuantizationReport:
     tensors: tuple[TensorReport, ...]
     damage: dict[str, Any] | None = None
     budget: dict[str, Any] | None = None
+    calibration_tokens: int | None = None
 
     def to_json(self) -> bytes:
         """The content of the file."""

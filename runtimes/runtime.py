@@ -82,7 +82,8 @@ class Runtime(Protocol):
 
     A runtime whose steps of one row have room for more tokens than one, at no cost, says how many in an attribute
     `free_drafts`; without it there are none. One whose step takes rows with any counts in one run, at the cost of their
-    tokens, has `runs_ragged = True`; others run rows one by one where their counts differ.
+    tokens, has `runs_ragged = True`; others run rows one by one where their counts differ. One that reads a prompt
+    fastest in slices of a size says how many tokens in `prefill_chunk`.
     """
 
     @property

@@ -15,7 +15,7 @@ from codegen_edge.evaluation.speed.timing import Spread
 
 _WIDTH = 720
 _MARGIN = 16
-_NAMES = 180  # widest names of bundles
+_NAMES = 240  # widest names of bundles
 _NUMBERS = 170  # room for a number with its range
 _BAR, _GAP = 16, 8
 _HEAD, _FOOT = 30, 34  # of a panel: its title; the ticks of its axis

@@ -14,7 +14,7 @@ from codegen_edge.errors import CancelledError
 from codegen_edge.generation.batch import RunningBatch
 from codegen_edge.generation.cancel import CancelToken
 from codegen_edge.generation.params import FinishReason
-from codegen_edge.generation.prefill import step_unless_cancelled
+from codegen_edge.generation.prefill import prefill_chunk, step_unless_cancelled
 from codegen_edge.generation.request import Request
 from codegen_edge.generation.row import Row, TokenEvent, ended_event
 from codegen_edge.generation.slots.protocol import Prefix, require_one_prompt
@@ -156,11 +156,11 @@ class RaggedBatch(RunningBatch):
     def _counts(self) -> NDArray[np.int64]:
         """[B] tokens of each row: the next one of a row that decodes, a slice of a prompt, at least one of each."""
         num_decoding = len(self._rows) - len(self._reading)
-        most = max(reading.request.params.prefill_chunk for reading in self._reading.values())
-        left = self._times.slice(num_decoding, self._seconds, most)
+        most = {number: prefill_chunk(self._runtime, each.request.params) for number, each in self._reading.items()}
+        left = self._times.slice(num_decoding, self._seconds, max(most.values()))
         counts = dict.fromkeys((row.number for row in self._rows), 1)
         for number, reading in self._reading.items():
-            counts[number] = min(reading.num_unread, max(1, left), reading.request.params.prefill_chunk)
+            counts[number] = min(reading.num_unread, max(1, left), most[number])
             left -= counts[number]
         return np.array([counts[row.number] for row in self._rows], np.int64)
 

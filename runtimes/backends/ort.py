@@ -18,6 +18,10 @@ from codegen_edge.runtimes.devices import HOST, Device
 from codegen_edge.runtimes.runtime import KVCache, Logits, TokenIds
 from codegen_edge.runtimes.step_input import check_step
 
+# Tokens that a prompt is read by on the CPU: more of them leave the processor's cache between two operators
+# (benchmarks/prefill_chunks.py).
+CPU_PREFILL_CHUNK = 128
+
 
 def run_options() -> Any:
     """Options of one run; setting their `terminate` from another thread stops it."""

@@ -13,7 +13,7 @@ from codegen_edge.bundle import Bundle, contract
 from codegen_edge.errors import RuntimeUnavailableError
 from codegen_edge.ort_session import open_session
 from codegen_edge.runtimes.backends.kv_buffers import cache_dtype
-from codegen_edge.runtimes.backends.ort import OrtRuntime, require_cpu_graph
+from codegen_edge.runtimes.backends.ort import CPU_PREFILL_CHUNK, OrtRuntime, require_cpu_graph
 
 _ONE_SCALE = b"DynamicQuantizeMatMul"
 _FLOAT_ACTIVATIONS = 1  # of MatMulNBits' accuracy_level (ContribOperators.md)
@@ -28,6 +28,8 @@ class OrtCpuRuntime(OrtRuntime):
         weights: float weights to compute with instead of the bundle's own, by name.
         rounds_activations: False computes int8 and int4 products with float activations, as GPUs do; slowly.
     """
+
+    prefill_chunk = CPU_PREFILL_CHUNK
 
     def __init__(
         self,

@@ -28,7 +28,14 @@ from codegen_edge.bundle.graph_file import graph_of_an_export, read_model, sessi
 from codegen_edge.errors import BundleError, IntegrityError, RuntimeUnavailableError
 from codegen_edge.ort_session import open_session
 from codegen_edge.runtimes.backends.kv_buffers import KVBuffers, bind_host, cache_dtype, check_cache_size
-from codegen_edge.runtimes.backends.ort import OrtRuntime, require_cpu_graph, require_open, run_bound, run_options
+from codegen_edge.runtimes.backends.ort import (
+    CPU_PREFILL_CHUNK,
+    OrtRuntime,
+    require_cpu_graph,
+    require_open,
+    run_bound,
+    run_options,
+)
 from codegen_edge.runtimes.runtime import Logits, Runtime, TokenIds
 
 _QUERY_LENGTHS = "query_seqlens"
@@ -60,6 +67,7 @@ class ExactOrtRuntime(OrtRuntime):
 
     free_drafts = _PAIR - 1  # instead of the filler of a lone row
     runs_ragged = True
+    prefill_chunk = CPU_PREFILL_CHUNK
 
     def __init__(self, bundle: Bundle, *, threads: int | None = None) -> None:
         bundle.require_task("text-generation")

@@ -99,6 +99,17 @@ def test_prefill_in_chunks_gives_the_same_tokens_and_tells_its_progress() -> Non
     assert rows[0] == alone(list(range(1, 11)), GenerationParams(max_new_tokens=3))
 
 
+@pytest.mark.parametrize(("of_runtime", "of_params", "chunk"), [(None, None, 512), (200, None, 200), (200, 300, 300)])
+def test_prompt_is_read_by_what_is_asked_for_or_by_what_the_runtime_reads_fastest(
+    of_runtime: int | None, of_params: int | None, chunk: int
+) -> None:
+    computing: Any = runtime(context_length=1024)
+    if of_runtime is not None:
+        computing.prefill_chunk = of_runtime
+    list(GenerationLoop(computing, [[1] * 600], GenerationParams(max_new_tokens=1, prefill_chunk=of_params)))
+    assert computing.steps[0] == (1, chunk)
+
+
 def test_cancelling_within_a_long_prefill_stops_it_at_the_next_chunk() -> None:
     cancel = CancelToken()
     computing = runtime(before_step=lambda step: cancel.cancel() if step == 2 else None)

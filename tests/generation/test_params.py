@@ -44,7 +44,7 @@ NAN, INFINITY = float("nan"), float("inf")
         ("truncate_before", ["a", ("",), ("(",), ("a{99999999999999}",), None]),
         ("max_seconds", [0, -1, NAN, INFINITY, "1"]),
         ("prompt_overflow", ["cut", None, 5]),
-        ("prefill_chunk", [0, -1, 0.5, None]),
+        ("prefill_chunk", [0, -1, 0.5, True]),
     ],
 )
 def test_value_out_of_range_is_refused_by_name(name: str, values: list[Any]) -> None:

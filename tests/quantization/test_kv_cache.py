@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,8 +12,10 @@ from numpy.typing import NDArray
 
 from codegen_edge.bundle import Bundle
 from codegen_edge.errors import InvalidInputError, NumericsError
+from codegen_edge.exporter.random_checkpoint import SHAPES, ModelShape
 from codegen_edge.quantization import QuantizeOptions, quantize_bundle
-from codegen_edge.quantization.calibration import Calibration
+from codegen_edge.quantization import calibration as calibration_module
+from codegen_edge.quantization.calibration import Calibration, most_tokens
 from codegen_edge.quantization.kv_cache import folded, scales_of
 from codegen_edge.runtimes import open_runtime
 
@@ -110,6 +114,26 @@ def test_second_moment_is_that_of_the_inputs(tiny_bundle: Bundle) -> None:
     assert moments["mlp.fc_out"].shape == (256, 256)
     eigenvalues = np.linalg.eigvalsh(moments["mlp.fc_out"].astype(np.float64))
     assert eigenvalues.min() > -1e-4
+
+
+@pytest.mark.parametrize(
+    ("model", "num_tokens"),
+    [("5M", 131_072), ("350M", 4 * 4096), ("2B", 4 * 10_240), ("16B", 4 * 24_576)],
+)
+def test_larger_models_read_as_much_text_as_their_matrices_need(model: str, num_tokens: int) -> None:
+    shape = SHAPES[model] if model in SHAPES else ModelShape(n_layer=4, n_embd=256, n_head=4, rotary_dim=32)
+    width = shape.n_embd
+    sizes = [(width, 3 * width), (width, width), (width, 4 * width), (4 * width, width)] * shape.n_layer
+    matrices: Any = [SimpleNamespace(rows=rows, columns=columns) for columns, rows in [*sizes, (width, 51_200)]]
+    assert most_tokens(matrices) == num_tokens
+
+
+def test_long_text_is_read_at_places_all_over_it(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration_module, "most_tokens", lambda _: 300)
+    documents = [np.full(100, number, np.int64) for number in range(1, 10)]
+    calibration = Calibration(tiny_bundle, documents)
+    assert [int(window[0]) for window in calibration._windows] == [1, 5, 9]
+    assert calibration.num_tokens == 300
 
 
 def test_unknown_cache_dtype_and_missing_text_are_refused(tiny_bundle: Bundle, tmp_path: Path) -> None:

@@ -22,9 +22,9 @@ from codegen_edge.evaluation.speed.surroundings import (
     memory_bytes,
 )
 from codegen_edge.evaluation.speed.timing import interleave
-from codegen_edge.generation.params import GenerationParams
 from codegen_edge.ort_session import default_threads
 from codegen_edge.runtimes import RUNTIMES
+from codegen_edge.runtimes.backends.ort import CPU_PREFILL_CHUNK
 from codegen_edge.workflows.progress import OnStage, silent
 
 if TYPE_CHECKING:  # it needs onnx-ir, which may be missing
@@ -173,8 +173,8 @@ def _no_roofline(runtime: str) -> str:
 def _speed(side: _Side, rounds: Sequence[Measurement], limits: Limits | None, settings: SpeedSettings) -> BundleSpeed:
     roofline = None
     if side.work is not None and limits is not None:
-        chunk = GenerationParams().prefill_chunk
-        cache_bytes = largest_cache_bytes()
-        roofline = roofline_of(side.work, rounds, limits, settings, chunk=chunk, cache_bytes=cache_bytes)
+        roofline = roofline_of(
+            side.work, rounds, limits, settings, chunk=CPU_PREFILL_CHUNK, cache_bytes=largest_cache_bytes()
+        )
     manifest = side.bundle.manifest
     return bundle_speed(side.label, manifest.precision, side.bundle.size_bytes, rounds, settings, roofline)
