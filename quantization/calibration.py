@@ -15,10 +15,11 @@ from codegen_edge.errors import InvalidInputError
 from codegen_edge.ort_session import open_session
 from codegen_edge.quantization.matrices import Matrix, find_matrices
 
-# A long text is read in part, at places spread over all of it: as many tokens as make this many multiplications, which
-# takes minutes, but no fewer than four for every input of the widest matrix. More lowered the loss of the trained
-# checkpoint within its interval only (benchmarks/results/calibration.json; its widest matrix has 1,024 inputs).
+# A long text is read in part, at places spread over all of it.
 _MOST_TOKENS = 131_072
+# Second moments take as many tokens as make this many multiplications of the model, minutes, but no fewer than four for
+# every input of the widest matrix. More lowered the loss of the trained checkpoint within its interval only
+# (benchmarks/results/calibration.json; its widest matrix has 1,024 inputs). Extremes of a cache need the rare token.
 _MULTIPLICATIONS = 4 * 10**12
 _TOKENS_OF_AN_INPUT = 4
 _TOKENS_A_RUN = 512  # bounds the memory of the intermediate values
@@ -33,6 +34,9 @@ class Calibration:
         documents: token ids of each text, `<|endoftext|>` first.
         threads: CPU threads; None takes all that this process may use.
 
+    Attributes:
+        moment_tokens: that second moments are of; None before there are any.
+
     Raises:
         InvalidInputError: there is no token to read.
     """
@@ -44,14 +48,9 @@ class Calibration:
         windows = [part for document in documents for part in _cut(document, length)]
         if not windows:
             raise InvalidInputError("the calibration text has no tokens")
-        matrices = [each for each in find_matrices(read_model(bundle).graph) if each.kind != "embedding"]
-        self._windows = _spread(windows, most_tokens(matrices))
+        self._windows = _spread(windows, _MOST_TOKENS)
         self._moments: dict[str, NDArray[np.float32]] = {}
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens that are read."""
-        return sum(len(window) for window in self._windows)
+        self.moment_tokens: int | None = None
 
     def second_moment(self, name: str) -> NDArray[np.float32] | None:
         """[K, K], the mean of x x' over the inputs x of the matrix `name`; None for an embedding, which has none.
@@ -64,7 +63,9 @@ class Calibration:
         if name not in names:
             return None
         if name not in self._moments:
-            self._moments = self._collect(model, _that_fit(matrices[names.index(name) :]))
+            windows = _spread(self._windows, most_tokens(matrices))
+            self.moment_tokens = sum(map(len, windows))
+            self._moments = self._collect(model, _that_fit(matrices[names.index(name) :]), windows)
         return self._moments[name]
 
     def cache_extremes(self) -> dict[tuple[int, contract.KVPart], NDArray[np.float32]]:
@@ -82,7 +83,9 @@ class Calibration:
                 np.maximum(extremes[place], np.abs(cache[0]).max(axis=1), out=extremes[place])
         return extremes
 
-    def _collect(self, model: ir.Model, matrices: Sequence[Matrix]) -> dict[str, NDArray[np.float32]]:
+    def _collect(
+        self, model: ir.Model, matrices: Sequence[Matrix], windows: Sequence[NDArray[np.int64]]
+    ) -> dict[str, NDArray[np.float32]]:
         """Second moments of some matrices; those with the same input share one."""
         inputs: dict[str, ir.Value] = {}
         for matrix in matrices:
@@ -98,16 +101,20 @@ class Calibration:
             session = open_session(graph, self._threads, weights_folder=folder)
         sums: dict[str, NDArray[np.float64]] = {}
         products: dict[int, NDArray[np.float32]] = {}  # by K, used again: new memory costs time
-        for window in self._windows:
+        for window in windows:
             for name, values in zip(inputs, session.run(list(inputs), self._feed(window)), strict=True):
                 rows = values[0]  # [T, K]
-                products.setdefault(rows.shape[1], np.empty((rows.shape[1],) * 2, np.float32))
-                product_ = np.matmul(np.ascontiguousarray(rows.T), rows, out=products[rows.shape[1]])
+                columns = rows.shape[1]
+                if columns not in products:
+                    products[columns] = np.empty((columns, columns), np.float32)
+                # Of a view of `rows` numpy computes one triangle and copies it to the other one, which takes longer.
+                product_ = np.matmul(np.ascontiguousarray(rows.T), rows, out=products[columns])
                 if name in sums:
                     sums[name] += product_
                 else:
                     sums[name] = product_.astype(np.float64)
-        means = {name: (total / self.num_tokens).astype(np.float32) for name, total in sums.items()}
+        num_tokens = sum(map(len, windows))
+        means = {name: (total / num_tokens).astype(np.float32) for name, total in sums.items()}
         return {matrix.name: means[str(matrix.node.inputs[0].name)] for matrix in matrices if matrix.node.inputs[0]}
 
     def _feed(self, window: NDArray[np.int64]) -> dict[str, NDArray[np.generic]]:
@@ -125,7 +132,7 @@ def _places(num_layers: int) -> Iterator[tuple[int, contract.KVPart]]:
 
 
 def most_tokens(matrices: Sequence[Matrix]) -> int:
-    """Tokens of a calibration text that are read, of a model with these matrices."""
+    """Tokens of a calibration text that second moments are of, for a model with these matrices."""
     multiplications = sum(matrix.rows * matrix.columns for matrix in matrices)
     enough = _TOKENS_OF_AN_INPUT * max(matrix.columns for matrix in matrices)
     return min(_MOST_TOKENS, max(enough, _MULTIPLICATIONS // multiplications))

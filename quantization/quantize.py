@@ -174,7 +174,7 @@ def quantize_bundle(
             options=options.to_report(),
             tensors=tuple(tensors),
             budget=budget,
-            calibration_tokens=None if calibration is None else calibration.num_tokens,
+            calibration_tokens=None if calibration is None else calibration.moment_tokens,
         )
         staged = writer.staged(manifest)
         if measure is not None:

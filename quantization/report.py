@@ -77,7 +77,7 @@ class QuantizationReport:
         tensors: one entry for each matrix, in the order of the file.
         damage: what it did to the model (`evaluation/quality/damage.py`), or None when that was not measured.
         budget: how a budget was met, or None.
-        calibration_tokens: that the float model read, a long text's in part; None without calibration.
+        calibration_tokens: that second moments are of, a long text's in part; None where no code depends on them.
     """
 
     scheme: str

@@ -1,8 +1,8 @@
 /* MatMulNBits for processors with AVX-512 VNNI, as a custom operator of ONNX Runtime: a probe of what could be gained.
  *
  * It differs from ONNX Runtime's kernel in two ways. The codes stay where they are, mapped from the bundle's file: nothing
- * is packed. And a product of one row reads eight places of the matrix at once, a page apart, since one place alone does
- * not keep the memory busy.
+ * is packed. And a product of one row reads eight places of the matrix at once, STREAM bytes apart, since one place alone
+ * does not keep the memory busy.
  *
  * The operator is codegen_edge::MatMulNBits: x [..., K] float, codes [N, K / block, block * bits / 8], scales
  * [N, K / block], bias [N] or nothing. Activations are rounded to int8 with one scale for a block, as ONNX Runtime does

@@ -7,6 +7,7 @@ compiler and a processor with AVX-512 VNNI are needed as well. The 350M shape; k
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import tempfile
 import time
@@ -48,7 +49,15 @@ MOST_ERROR = 1.2  # of ONNX Runtime's: what rounded activations change in logits
 
 
 def compile_kernel(include: Path, folder: Path) -> Path:
-    """The library."""
+    """The library.
+
+    Raises:
+        click.ClickException: this processor lacks the instructions, or there is no compiler.
+    """
+    if not describe_machine()["features"]["avx512_vnni"]:
+        raise click.ClickException("the probe needs a processor with AVX-512 VNNI")
+    if shutil.which("cc") is None:
+        raise click.ClickException("the probe needs a C compiler, cc")
     library = folder / "kernel.so"
     subprocess.run(["cc", *COMPILED, f"-I{include}", "-o", str(library), str(SOURCE)], check=True)
     return library

@@ -108,7 +108,7 @@ def test_second_moment_is_that_of_the_inputs(tiny_bundle: Bundle) -> None:
         for name in ("attn.qkv_proj", "mlp.fc_in", "mlp.fc_out")
     }
     assert calibration.second_moment("transformer.wte.weight") is None
-    assert calibration.num_tokens == 240
+    assert calibration.moment_tokens == 240
     np.testing.assert_array_equal(moments["attn.qkv_proj"], moments["mlp.fc_in"])  # one input feeds both
     assert moments["mlp.fc_out"] is not None
     assert moments["mlp.fc_out"].shape == (256, 256)
@@ -128,12 +128,19 @@ def test_larger_models_read_as_much_text_as_their_matrices_need(model: str, num_
     assert most_tokens(matrices) == num_tokens
 
 
-def test_long_text_is_read_at_places_all_over_it(tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(calibration_module, "most_tokens", lambda _: 300)
+def test_second_moments_of_a_long_text_are_of_places_all_over_it(
+    tiny_bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
     documents = [np.full(100, number, np.int64) for number in range(1, 10)]
+    expected = Calibration(tiny_bundle, [documents[0], documents[4], documents[8]])
+    monkeypatch.setattr(calibration_module, "most_tokens", lambda _: 300)
     calibration = Calibration(tiny_bundle, documents)
-    assert [int(window[0]) for window in calibration._windows] == [1, 5, 9]
-    assert calibration.num_tokens == 300
+    found = calibration.second_moment("lm_head.weight")
+    assert calibration.moment_tokens == 300
+    np.testing.assert_array_equal(found, expected.second_moment("lm_head.weight"))
+    # The largest magnitude may stand anywhere: extremes are of all of it.
+    whole = calibration.cache_extremes()
+    assert any((whole[place] > extreme).any() for place, extreme in expected.cache_extremes().items())
 
 
 def test_unknown_cache_dtype_and_missing_text_are_refused(tiny_bundle: Bundle, tmp_path: Path) -> None:
